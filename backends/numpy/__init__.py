@@ -1,0 +1,5 @@
+"""CoolMomentum over any array-API namespace: the reference that the other adapters are held to."""
+
+from coolmomentum.numpy._optimizer import CoolMomentum, State
+
+__all__ = ["CoolMomentum", "State"]

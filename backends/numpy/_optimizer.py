@@ -1,0 +1,145 @@
+"""The reference optimizer: the core's update rule over lists of arrays, and nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace
+
+from coolmomentum import _check, _defaults
+from coolmomentum.schedules import CoolingSchedule, Law, Schedule, WarmupClock, check_schedule
+from coolmomentum.temperature import rescaled_temperature, temperature
+from coolmomentum.update import langevin_step
+
+Array = Any  # an array of any array-API namespace
+
+
+class State(NamedTuple):
+    """What the next step needs."""
+
+    step: int  # clock: the steps already taken
+    displacements: tuple[Array, ...]  # last change of each parameter, of its shape and dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoolMomentum:
+    """CoolMomentum for lists of arrays of NumPy or any other array-API namespace.
+
+    The optimizer holds the settings, :class:`State` what changes, and nothing passed in is changed.
+    One step with ``n = state.step`` is ``rho = schedule(n)``; ``dx = rho dx - lr (1 + rho) / 2 g``;
+    ``x = x + dx``; ``n = n + 1``.
+
+    Parameters
+    ----------
+    lr : base learning rate, the squared time step ``dt**2``; finite and >= 0.
+    total_steps, rho0, law, warmup_steps, warmup_clock : the cooling, as in
+        :class:`coolmomentum.CoolingSchedule`. total_steps is required unless a schedule is given.
+    schedule : a :class:`coolmomentum.CoolingSchedule` or any callable ``step -> rho`` in [-1, 1),
+        in place of those.
+    weight_decay : coefficient of the L2 term, finite and >= 0; added to the gradient.
+    decoupled_weight_decay : instead, shrink the parameters by ``1 - lr weight_decay`` (as AdamW).
+    maximize : go up the gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> optimizer = CoolMomentum(lr=0.25, total_steps=2, rho0=0.75)
+    >>> params = [np.asarray([1.0])]
+    >>> state = optimizer.init(params)
+    >>> for _ in range(2):
+    ...     gradients = [x for x in params]  # of the loss x**2 / 2
+    ...     params, state = optimizer.step(params, gradients, state)
+    >>> params[0], optimizer.rho(state)
+    (array([0.52539062]), 0.0)
+    >>> round(float(optimizer.temperature(state)), 9)
+    0.261856079
+    """
+
+    lr: float = _defaults.LEARNING_RATE
+    total_steps: int | None = None
+    rho0: float = _defaults.RHO0
+    law: Law = _defaults.LAW
+    warmup_steps: int = 0
+    warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK
+    schedule: Schedule | None = None
+    weight_decay: float = 0.0
+    decoupled_weight_decay: bool = False
+    maximize: bool = False
+    _schedule: Schedule = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check.non_negative("lr", self.lr)
+        _check.non_negative("weight_decay", self.weight_decay)
+        _check.flag("decoupled_weight_decay", self.decoupled_weight_decay)
+        _check.flag("maximize", self.maximize)
+        object.__setattr__(self, "_schedule", self._checked_schedule())
+
+    def _checked_schedule(self) -> Schedule:
+        if self.schedule is not None:
+            return check_schedule(self.schedule, self.total_steps or 1)
+        if self.total_steps is None:
+            raise TypeError(_check.TOTAL_STEPS_MISSING)
+        return CoolingSchedule(
+            self.total_steps, self.rho0, self.law, self.warmup_steps, self.warmup_clock
+        )
+
+    def init(self, params: Sequence[Array]) -> State:
+        """State at rest: clock 0 and displacements of zeros like ``params``."""
+        return State(0, tuple(array_namespace(x).zeros_like(x) for x in params))
+
+    def step(
+        self, params: Sequence[Array], gradients: Sequence[Array | None], state: State
+    ) -> tuple[list[Array], State]:
+        """One step.
+
+        Parameters
+        ----------
+        params : the parameters, real or complex floating arrays.
+        gradients : the gradient of each, of its shape; None leaves the parameter untouched.
+        state : from :meth:`init` or the step before.
+
+        Returns
+        -------
+        the new parameters and the new state, in the dtypes of the old; if no parameter has a
+        gradient, they are the old ones and the clock stands still
+
+        Raises
+        ------
+        ValueError
+            If the three differ in length.
+        """
+        rho = self.rho(state)
+        moved = [
+            (x, dx)
+            if g is None
+            else langevin_step(
+                x,
+                dx,
+                g,
+                learning_rate=self.lr,
+                rho=rho,
+                weight_decay=self.weight_decay,
+                decoupled_weight_decay=self.decoupled_weight_decay,
+                maximize=self.maximize,
+            )
+            for x, dx, g in zip(params, state.displacements, gradients, strict=True)
+        ]
+        applied = any(g is not None for g in gradients)
+        return [x for x, _ in moved], State(state.step + applied, tuple(dx for _, dx in moved))
+
+    def rho(self, state: State) -> float:
+        """Momentum coefficient that the next step will use."""
+        return float(self._schedule(state.step))
+
+    def temperature(self, state: State) -> Array:
+        """Temperature of the last step (Eq. 22), all coordinates pooled: a 0-d array."""
+        return temperature(state.displacements, self.lr)
+
+    def rescaled_temperature(self, state: State) -> Array:
+        """Mean squared displacement of the last step, ``T dt**2``, pooled: a 0-d array."""
+        return rescaled_temperature(state.displacements)

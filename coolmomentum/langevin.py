@@ -1,0 +1,413 @@
+"""The physics of one setting: friction, momentum, noise and temperature (Eqs 15-19).
+
+Equation numbers are those of Borysenko and Byshkin, Scientific Reports 11, 10705 (2021).
+Units: the mass is 1, ``learning_rate`` is the squared time step ``dt**2``, and a temperature is an
+energy (Boltzmann's constant is 1), so it has the unit of the loss.
+
+Every function takes Python numbers or arrays of one array-API namespace, which broadcast, and gives
+back the same kind; the dtype is that of the array arguments. Python numbers are checked
+(``ValueError``, ``TypeError``); arrays, which may be traced, are not.
+"""
+
+from coolmomentum import _check
+from coolmomentum._arrays import Scalar, is_number
+
+__all__ = [
+    "adiabaticity",
+    "effective_learning_rate",
+    "friction_from_rho",
+    "learning_rate_from_sgd",
+    "matched_sgd_learning_rate",
+    "noise_temperature",
+    "noise_variance",
+    "noise_variance_at",
+    "reduced_temperature",
+    "rho_from_friction",
+    "rho_from_reduced_temperature",
+    "step_size",
+    "temperature_from_noise",
+]
+
+
+def rho_from_friction(friction: Scalar, dt: Scalar) -> Scalar:
+    """Momentum coefficient of a friction, Eq. 15.
+
+    ``rho = (1 - friction dt / 2) / (1 + friction dt / 2)``
+
+    Parameters
+    ----------
+    friction : friction coefficient gamma in 1/time, >= 0; ``2 / dt`` gives rho = 0.
+    dt : time step, > 0.
+
+    Returns
+    -------
+    rho in (-1, 1]
+
+    Raises
+    ------
+    ValueError
+        If a Python number is negative or not finite, or dt is 0.
+
+    Examples
+    --------
+    >>> rho_from_friction(20.0, 0.1)
+    0.0
+    """
+    _positive("dt", dt)
+    half = _non_negative("friction", friction) * dt / 2
+    return (1 - half) / (1 + half)
+
+
+def friction_from_rho(rho: Scalar, dt: Scalar) -> Scalar:
+    """Friction of a momentum coefficient, Eq. 18, the inverse of Eq. 15.
+
+    ``friction = (2 / dt) (1 - rho) / (1 + rho)``
+
+    Parameters
+    ----------
+    rho : momentum coefficient in (-1, 1].
+    dt : time step, > 0.
+
+    Returns
+    -------
+    friction in 1/time
+
+    Raises
+    ------
+    ValueError
+        If a Python number is out of range.
+
+    Examples
+    --------
+    >>> friction_from_rho(0.0, 0.1)
+    20.0
+    """
+    if is_number(rho) and not -1 < rho <= 1:
+        raise ValueError(f"rho must be in (-1, 1]: {rho!r}")
+    return 2 / _positive("dt", dt) * (1 - rho) / (1 + rho)
+
+
+def step_size(learning_rate: Scalar, rho: Scalar) -> Scalar:
+    """What multiplies the gradient in Eq. 14: Eq. 16.
+
+    ``step_size = learning_rate (1 + rho) / 2``, from ``dt**2`` at rho = 1 down to half of it at 0.
+
+    Parameters
+    ----------
+    learning_rate : base learning rate ``dt**2``, >= 0.
+    rho : momentum coefficient in [-1, 1].
+
+    Returns
+    -------
+    step size eta, in the unit of the learning rate
+
+    Examples
+    --------
+    >>> step_size(0.1, 0.9)
+    0.095
+    """
+    return learning_rate * ((1 + rho) / 2)
+
+
+def noise_variance(temperature: Scalar, friction: Scalar, dt: Scalar) -> Scalar:
+    """Variance of the random force that keeps a temperature, Eq. 17.
+
+    ``<R_n R_m> = (2 temperature friction / dt) delta_nm``, for each coordinate.
+
+    Parameters
+    ----------
+    temperature : energy, >= 0.
+    friction : in 1/time, >= 0.
+    dt : time step, > 0.
+
+    Returns
+    -------
+    variance of one coordinate of the random force (of the gradient noise)
+
+    Raises
+    ------
+    ValueError
+        If a Python number is negative or not finite, or dt is 0.
+
+    Examples
+    --------
+    >>> noise_variance(0.5, friction=2.0, dt=0.1)
+    20.0
+    """
+    _non_negative("temperature", temperature)
+    return 2 * temperature * _non_negative("friction", friction) / _positive("dt", dt)
+
+
+def temperature_from_noise(variance: Scalar, friction: Scalar, dt: Scalar) -> Scalar:
+    """Temperature that a random force keeps, Eq. 17 solved for the temperature.
+
+    ``temperature = variance dt / (2 friction)``
+
+    Parameters
+    ----------
+    variance : variance of one coordinate of the gradient noise, >= 0.
+    friction : in 1/time, > 0.
+    dt : time step, > 0.
+
+    Returns
+    -------
+    temperature, an energy
+
+    Raises
+    ------
+    ValueError
+        If a Python number is out of range.
+
+    Examples
+    --------
+    >>> temperature_from_noise(20.0, friction=2.0, dt=0.1)
+    0.5
+    """
+    _non_negative("variance", variance)
+    return variance * _positive("dt", dt) / (2 * _positive("friction", friction))
+
+
+def noise_temperature(variance: Scalar, learning_rate: Scalar, rho: Scalar) -> Scalar:
+    """Temperature at which gradient noise and friction balance, Eq. 19.
+
+    ``T = variance learning_rate (1 + rho) / (4 (1 - rho))``: with constant noise the temperature
+    falls with rho, which is the cooling of CoolMomentum. Multiply by ``learning_rate`` for the
+    rescaled temperature.
+
+    Parameters
+    ----------
+    variance : variance <R**2> of one coordinate of the gradient noise, >= 0.
+    learning_rate : base learning rate ``dt**2``, >= 0.
+    rho : momentum coefficient in [-1, 1).
+
+    Returns
+    -------
+    temperature, an energy
+
+    Raises
+    ------
+    ValueError
+        If a Python number is out of range.
+
+    Examples
+    --------
+    >>> round(noise_temperature(1.0, learning_rate=0.01, rho=0.99), 12)
+    0.4975
+    """
+    _non_negative("variance", variance)
+    return variance * learning_rate / 4 * reduced_temperature(rho)
+
+
+def noise_variance_at(temperature: Scalar, learning_rate: Scalar, rho: Scalar) -> Scalar:
+    """Gradient noise that balances friction at a temperature, Eq. 19 solved for the noise.
+
+    ``variance = 4 temperature (1 - rho) / (learning_rate (1 + rho))``
+
+    Parameters
+    ----------
+    temperature : energy, >= 0.
+    learning_rate : base learning rate ``dt**2``, > 0.
+    rho : momentum coefficient in (-1, 1).
+
+    Returns
+    -------
+    variance of one coordinate of the gradient noise
+
+    Raises
+    ------
+    ValueError
+        If a Python number is out of range.
+
+    Examples
+    --------
+    >>> noise_variance_at(0.5, learning_rate=0.5, rho=0.0)
+    4.0
+    """
+    if is_number(rho) and not -1 < rho < 1:
+        raise ValueError(f"rho must be in (-1, 1): {rho!r}")
+    _non_negative("temperature", temperature)
+    return 4 * temperature / _positive("learning_rate", learning_rate) * (1 - rho) / (1 + rho)
+
+
+def reduced_temperature(rho: Scalar) -> Scalar:
+    """Temperature over that of rho = 0 under the same noise, from Eq. 19.
+
+    ``tau = (1 + rho) / (1 - rho)``: 199 at rho = 0.99, 1 at the end of the cooling.
+
+    Parameters
+    ----------
+    rho : momentum coefficient in [-1, 1).
+
+    Returns
+    -------
+    reduced temperature tau >= 0, no unit
+
+    Raises
+    ------
+    ValueError
+        If rho is a Python number outside [-1, 1).
+
+    Examples
+    --------
+    >>> reduced_temperature(0.5)
+    3.0
+    """
+    if is_number(rho):
+        _check.half_open("rho", rho, low=-1)
+    return (1 + rho) / (1 - rho)
+
+
+def rho_from_reduced_temperature(tau: Scalar) -> Scalar:
+    """Momentum coefficient of a reduced temperature, from Eq. 19.
+
+    ``rho = (tau - 1) / (tau + 1)``
+
+    Parameters
+    ----------
+    tau : reduced temperature T / T(rho=0), finite and >= 0.
+
+    Returns
+    -------
+    rho in [-1, 1)
+
+    Raises
+    ------
+    ValueError
+        If tau is a Python number that is negative or not finite.
+
+    Examples
+    --------
+    >>> rho_from_reduced_temperature(199)
+    0.99
+    """
+    _non_negative("tau", tau)
+    return (tau - 1) / (tau + 1)
+
+
+def effective_learning_rate(learning_rate: Scalar, rho: Scalar) -> Scalar:
+    """Distance travelled per unit of a constant gradient and step, once the momentum has built up.
+
+    ``learning_rate (1 + rho) / (2 (1 - rho))``, the step size of Eq. 16 over ``1 - rho``. Plain SGD
+    with this learning rate is the control experiment for CoolMomentum.
+
+    Parameters
+    ----------
+    learning_rate : base learning rate ``dt**2``, >= 0.
+    rho : momentum coefficient in [-1, 1).
+
+    Returns
+    -------
+    effective learning rate, in the unit of the learning rate
+
+    Raises
+    ------
+    ValueError
+        If rho is a Python number outside [-1, 1).
+
+    Examples
+    --------
+    >>> effective_learning_rate(0.5, 0.5)
+    0.75
+    """
+    return learning_rate / 2 * reduced_temperature(rho)
+
+
+def learning_rate_from_sgd(learning_rate: Scalar, momentum: Scalar) -> Scalar:
+    """Base learning rate with which the constant law at rho0 = momentum is that momentum SGD.
+
+    ``2 learning_rate / (1 + momentum)``, Eq. 16 solved for ``dt**2``.
+
+    Parameters
+    ----------
+    learning_rate : learning rate of SGD (the factor of the gradient), >= 0.
+    momentum : its momentum in [0, 1).
+
+    Returns
+    -------
+    base learning rate ``dt**2`` of CoolMomentum
+
+    Raises
+    ------
+    ValueError
+        If momentum is a Python number outside [0, 1).
+
+    Examples
+    --------
+    >>> learning_rate_from_sgd(0.75, momentum=0.5)
+    1.0
+    """
+    if is_number(momentum):
+        _check.half_open("momentum", momentum)
+    return 2 * learning_rate / (1 + momentum)
+
+
+def matched_sgd_learning_rate(learning_rate: Scalar, rho: Scalar, momentum: Scalar = 0.0) -> Scalar:
+    """Learning rate with which SGD has the effective learning rate of CoolMomentum at this rho.
+
+    ``(1 - momentum) learning_rate (1 + rho) / (2 (1 - rho))``. Along a cooling schedule it is
+    the learning-rate schedule of the control experiment: the same travel, no cooling of rho.
+
+    Parameters
+    ----------
+    learning_rate : base learning rate ``dt**2`` of CoolMomentum, >= 0.
+    rho : its momentum coefficient in [-1, 1).
+    momentum : momentum of the SGD that is to match, in [0, 1).
+
+    Returns
+    -------
+    learning rate for SGD
+
+    Raises
+    ------
+    ValueError
+        If rho or momentum is a Python number out of range.
+
+    Examples
+    --------
+    >>> matched_sgd_learning_rate(0.5, rho=0.5, momentum=0.5)
+    0.375
+    """
+    if is_number(momentum):
+        _check.half_open("momentum", momentum)
+    return (1 - momentum) * effective_learning_rate(learning_rate, rho)
+
+
+def adiabaticity(cooling_speed: Scalar, rho: Scalar) -> Scalar:
+    """Fraction by which the temperature falls while the displacements relax once.
+
+    ``cooling_speed / (1 - rho**2)``: in a flat direction the squared displacement forgets its past
+    as ``rho**(2 n)``, within some ``1 / (1 - rho**2)`` steps. Well below 1 the measured temperature
+    (Eq. 22) can follow the one aimed at (Eq. 19); above 1 the run is a quench.
+
+    Parameters
+    ----------
+    cooling_speed : ``|d ln T / dn|``, the relative fall of the temperature in one step, >= 0.
+    rho : momentum coefficient in (-1, 1).
+
+    Returns
+    -------
+    adiabaticity number, no unit
+
+    Raises
+    ------
+    ValueError
+        If a Python number is out of range.
+
+    Examples
+    --------
+    >>> adiabaticity(0.001, rho=0.0)
+    0.001
+    """
+    if is_number(rho) and not -1 < rho < 1:
+        raise ValueError(f"rho must be in (-1, 1): {rho!r}")
+    return _non_negative("cooling_speed", cooling_speed) / ((1 - rho) * (1 + rho))
+
+
+def _non_negative(name: str, value: Scalar) -> Scalar:
+    return _check.non_negative(name, value) if is_number(value) else value
+
+
+def _positive(name: str, value: Scalar) -> Scalar:
+    if is_number(value) and _check.non_negative(name, value) == 0:
+        raise ValueError(f"{name} must be > 0: {value!r}")
+    return value

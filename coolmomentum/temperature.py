@@ -1,0 +1,236 @@
+"""The thermometer: the temperature of a walk from its displacements, Eq. 22.
+
+Equation numbers are those of Borysenko and Byshkin, Scientific Reports 11, 10705 (2021).
+
+A displacement is the change of one parameter in one step. Only trainable parameters belong here: a
+moving average of batch normalisation also changes, but it does not walk. A complex number counts as
+two coordinates. Sums are made in float32 at least, by the library's own sum: dot and norm kernels
+lose up to some per cent over 1e8 elements.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from coolmomentum import _check
+from coolmomentum._arrays import Array, Scalar, is_number, namespace, wide
+
+__all__ = [
+    "DisplacementSum",
+    "rescaled_temperature",
+    "squared_norm",
+    "temperature",
+    "three_point_temperature",
+]
+
+Displacements = Array | Sequence[Array]  # one array, or one for each parameter
+
+
+class DisplacementSum(NamedTuple):
+    """What a thermometer has to remember: sums over coordinates and steps.
+
+    A tuple of numbers or 0-d arrays, so that it is a pytree, goes through jit, and is reduced over
+    shards like any other state.
+
+    Examples
+    --------
+    >>> first = DisplacementSum().add([0.1, -0.2, 0.3])
+    >>> second = first.add([0.0, 0.1, -0.1])
+    >>> round(second.read(), 12), second.coordinates, second.steps
+    (0.026666666667, 3, 2)
+    """
+
+    sum_of_squares: Scalar = 0.0  # float32 or float64
+    coordinates: int = 0  # numbers in the displacements of one step
+    steps: Scalar = 0  # how many steps were added
+
+    def add(self, displacements: Displacements, *, xp: Any = None) -> "DisplacementSum":
+        """With the displacements of one more step: an array, or a sequence with one a parameter.
+
+        Raises
+        ------
+        ValueError
+            If their number of coordinates is not that of the steps before.
+        """
+        arrays = _as_list(displacements)
+        coordinates = sum(_coordinates(x, xp) for x in arrays)
+        if self.coordinates not in (0, coordinates):
+            raise ValueError(
+                f"displacements must have {self.coordinates} coordinates as before: {coordinates}"
+            )
+        total = sum((squared_norm(x, xp=xp) for x in arrays), self.sum_of_squares)
+        return DisplacementSum(total, coordinates, self.steps + 1)
+
+    def merge(self, other: "DisplacementSum") -> "DisplacementSum":
+        """Together with another shard, replica or group of parameters over the same steps.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of steps are Python numbers and differ.
+        """
+        if is_number(self.steps) and is_number(other.steps) and self.steps != other.steps:
+            raise ValueError(f"steps must be {self.steps} in both sums: {other.steps}")
+        return DisplacementSum(
+            self.sum_of_squares + other.sum_of_squares,
+            self.coordinates + other.coordinates,
+            self.steps,
+        )
+
+    def read(self) -> Scalar:
+        """Mean squared displacement of a coordinate in a step, the rescaled temperature T dt**2.
+
+        Divide by the learning rate for the temperature of Eq. 22. 0 if nothing was added.
+        """
+        samples = self.coordinates * self.steps
+        if is_number(samples):
+            return self.sum_of_squares / max(samples, 1)
+        # An array of steps is an int32 in JAX, which 2**31 coordinates times steps would overflow.
+        return self.sum_of_squares / max(self.coordinates, 1) / (self.steps + (self.steps == 0))
+
+
+def rescaled_temperature(displacements: Displacements, *, xp: Any = None) -> Scalar:
+    """Mean squared displacement per coordinate, ``T dt**2``: Eq. 22 before the division.
+
+    What Fig. 1c of the paper shows; it needs no learning rate and so exists for every optimizer.
+
+    Parameters
+    ----------
+    displacements : an array of any shape, or a sequence of arrays whose coordinates are pooled.
+    xp : array namespace, if it is not to be found out.
+
+    Returns
+    -------
+    rescaled temperature, in the unit of a squared parameter: a 0-d array, float32 or better (a
+    Python float for Python numbers); 0 if there is no coordinate
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(rescaled_temperature([np.asarray([3.0, 4.0]), np.asarray(0.0)]).round(12))
+    8.333333333333
+    """
+    return DisplacementSum().add(displacements, xp=xp).read()
+
+
+def temperature(displacements: Displacements, learning_rate: Scalar, *, xp: Any = None) -> Scalar:
+    """Temperature of the displacements, Eq. 22: ``<(x_n - x_{n-1})**2> / dt**2``.
+
+    It follows the thermostat, not the landscape: it shows that the walk cools, not that it found
+    its minimum.
+
+    Parameters
+    ----------
+    displacements : an array of any shape, or a sequence of arrays whose coordinates are pooled.
+    learning_rate : base learning rate ``dt**2``, > 0.
+    xp : array namespace, if it is not to be found out.
+
+    Returns
+    -------
+    temperature, an energy: a 0-d array, float32 or better (a Python float for Python numbers)
+
+    Raises
+    ------
+    ValueError
+        If the learning rate is a Python number that is not finite or not > 0.
+
+    Examples
+    --------
+    >>> temperature([0.25, -0.75], learning_rate=0.5)
+    0.625
+    """
+    _check_learning_rate(learning_rate)
+    return rescaled_temperature(displacements, xp=xp) / learning_rate
+
+
+def three_point_temperature(
+    previous: Displacements,
+    displacements: Displacements,
+    learning_rate: Scalar,
+    rho: Scalar,
+    *,
+    xp: Any = None,
+) -> Scalar:
+    """Temperature from two successive displacements, equal to Eq. 19 on any quadratic.
+
+    ``2 / (1 + rho) <(x_{n+1} - x_{n-1})**2> / (4 dt**2)``. Eq. 22 exceeds Eq. 19 by
+    ``1 / (1 - k dt**2 / 4)`` where the curvature is k; this one does not, for any white noise.
+
+    Parameters
+    ----------
+    previous : the displacements of the step before, as for :func:`temperature`.
+    displacements : those of the last step, of the same shapes.
+    learning_rate : base learning rate ``dt**2``, > 0.
+    rho : momentum coefficient of the last step, in (-1, 1).
+    xp : array namespace, if it is not to be found out.
+
+    Returns
+    -------
+    temperature, an energy: a 0-d array, float32 or better (a Python float for Python numbers)
+
+    Raises
+    ------
+    ValueError
+        If the learning rate is a Python number that is not finite or not > 0, or the two differ in
+        the number of arrays.
+
+    Examples
+    --------
+    >>> round(three_point_temperature([0.1, -0.2, 0.3], [0.0, 0.1, -0.1], 0.01, rho=0.5), 12)
+    0.666666666667
+    """
+    _check_learning_rate(learning_rate)
+    pairs = zip(_as_list(previous), _as_list(displacements), strict=True)
+    both = [_wide(last, xp) + _wide(this, xp) for last, this in pairs]
+    return rescaled_temperature(both, xp=xp) / (2 * learning_rate * (1 + rho))
+
+
+def squared_norm(x: Array, *, xp: Any = None) -> Scalar:
+    """Sum of the squared moduli of an array, accumulated in float32 at least.
+
+    Parameters
+    ----------
+    x : real or complex floating array of any shape.
+    xp : array namespace, if it is not to be found out.
+
+    Returns
+    -------
+    0-d array, float32 or better (a Python float for a Python number)
+
+    Examples
+    --------
+    >>> squared_norm(-3.0)
+    9.0
+    """
+    xp = xp or namespace(x)
+    if xp is math:
+        return x * x
+    if _is_complex(x, xp):
+        return xp.sum(xp.real(x) ** 2 + xp.imag(x) ** 2)
+    x = wide(x, xp)
+    return xp.sum(x * x)
+
+
+def _as_list(displacements: Displacements) -> list[Array]:
+    return list(displacements) if isinstance(displacements, list | tuple) else [displacements]
+
+
+def _wide(x: Array, xp: Any) -> Array:
+    return wide(x, xp or namespace(x))
+
+
+def _coordinates(x: Array, xp: Any) -> int:
+    """How many real numbers ``x`` has; known from its shape, so a Python int under jit too."""
+    if is_number(x):
+        return 1
+    size: int = math.prod(x.shape)
+    return 2 * size if _is_complex(x, xp or namespace(x)) else size
+
+
+def _is_complex(x: Array, xp: Any) -> bool:
+    return bool(xp.isdtype(x.dtype, "complex floating"))
+
+
+def _check_learning_rate(learning_rate: Scalar) -> None:
+    if is_number(learning_rate) and not _check.non_negative("learning_rate", learning_rate) > 0:
+        raise ValueError(f"learning_rate must be > 0: {learning_rate!r}")
