@@ -166,7 +166,7 @@ def cooled_rho(
     return xp.where(step >= warmup_steps, rho, xp.zeros_like(rho))
 
 
-# Each law: (S - n, n, S, rho0) -> rho. S - n is formed in integers, so it is exact, and 0 at the end.
+# Each law: (S - n, n, S, rho0) -> rho. S - n is formed in integers: it is exact, and 0 at the end.
 # The coefficients are float64 of the host, unless rho0 or S is an array (which may be traced).
 
 
