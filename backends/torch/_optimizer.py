@@ -1,0 +1,397 @@
+"""CoolMomentum as a torch optimizer: parameter groups, the step, checkpoints, temperature."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from coolmomentum import _defaults
+from coolmomentum.schedules import Law, Schedule, WarmupClock
+from coolmomentum.temperature import DisplacementSum
+from coolmomentum.torch._clock import place_clock, scalar, step_of, tick
+from coolmomentum.torch._paths import (
+    Tensors,
+    buckets,
+    differentiable_step,
+    local,
+    take_path,
+    unscale,
+)
+from coolmomentum.torch._settings import (
+    COOLING,
+    Group,
+    check_gradient,
+    checked,
+    displacement_dtype,
+    flattened,
+)
+from coolmomentum.torch._thermometry import coordinates, sums_of_squares
+
+
+class CoolMomentum(Optimizer):
+    """Momentum SGD whose momentum coefficient cools from rho0 to 0 over total_steps.
+
+    With ``n`` the steps taken, one step is ``rho = schedule(n)``, ``g = grad + weight_decay p``,
+    ``dx = rho dx - lr (1 + rho) / 2 g``, ``p = p + dx``, ``n = n + 1``. The displacement ``dx`` is
+    the only state of a parameter. :class:`torch.optim.SGD` keeps ``-dx / lr`` instead, so a change
+    of its learning rate acts on past gradients too; here it acts on the new ones only. With
+    ``law="constant"`` and ``rho0 = m`` this is SGD with momentum m and learning rate
+    ``lr (1 + m) / 2``.
+
+    After total_steps rho stays 0: plain SGD with learning rate ``lr / 2``. The clock counts the
+    steps that were applied; it is one for all parameter groups and part of the checkpoint.
+
+    Parameters
+    ----------
+    params : parameters, named parameters or dicts of parameter groups, as for every optimizer of
+        torch. A group may have its own value of every argument below.
+    lr : base learning rate, the squared time step ``dt**2``: a finite number >= 0 or a 1-element
+        tensor of one.
+    total_steps : optimizer steps (not microbatches) over which rho cools to 0; required unless a
+        schedule is given.
+    rho0 : initial momentum coefficient, in [0, 1).
+    law : "paper", "linear", "exponential" or "constant", see :class:`coolmomentum.CoolingSchedule`.
+    warmup_steps : steps at the start with rho = 0, in [0, total_steps).
+    warmup_clock : "run" lets the cooling clock run on during the warm-up, "hold" starts it after.
+    schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
+        in place of the five arguments before. A callable gets a Python int, or a 0-d integer tensor
+        in compiled and capturable steps, and is not part of the checkpoint.
+    weight_decay : coefficient of the L2 term added to the gradient, finite and >= 0.
+    decoupled_weight_decay : shrink the parameters by ``1 - lr weight_decay`` instead (as AdamW).
+    maximize : go up the gradient.
+    foreach : False for a loop over the tensors; otherwise few calls for many tensors, where they
+        are plain tensors.
+    fused : True or False to choose; by default the fused kernel is used on the CPU. It is used only
+        where it is right: float32, dense and equal layouts (on CUDA half precision too).
+    capturable : keep clock and rho on the device, so that the step can be captured in a CUDA graph.
+    differentiable : keep the graph of the step.
+    displacement_dtype : ``torch.float32`` keeps float32 displacements for half-precision
+        parameters; by default they have the dtype of the parameter. The arithmetic of a step is
+        float32 or better in any case.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range.
+    RuntimeError
+        If foreach, fused and differentiable contradict each other.
+
+    Notes
+    -----
+    ``param_groups[i]["rho"]`` is the coefficient that the next step will use and
+    ``param_groups[i]["step"]`` the clock, a 0-d int64 tensor; both are there to be read. No key is
+    called momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from coolmomentum.torch import CoolMomentum
+    >>> x = torch.tensor([1.0], requires_grad=True)
+    >>> optimizer = CoolMomentum([x], lr=0.25, total_steps=2, rho0=0.75)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (x**2 / 2).sum().backward()
+    ...     optimizer.step()
+    >>> x.item(), optimizer.param_groups[0]["rho"], optimizer.temperature().item()
+    (0.525390625, 0.0, 0.261856079...)
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = _defaults.LEARNING_RATE,
+        *,
+        total_steps: int | None = None,
+        rho0: float = _defaults.RHO0,
+        law: Law = _defaults.LAW,
+        warmup_steps: int = 0,
+        warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
+        schedule: Schedule | None = None,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        displacement_dtype: torch.dtype | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "total_steps": total_steps,
+            "rho0": rho0,
+            "law": law,
+            "warmup_steps": warmup_steps,
+            "warmup_clock": warmup_clock,
+            "schedule": schedule,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "displacement_dtype": displacement_dtype,
+        }
+        super().__init__(params, defaults | flattened(defaults))
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether torch.amp.GradScaler may leave it to step() to unscale and to skip."""
+        return bool(self.defaults["fused"])
+
+    # --- parameter groups -----------------------------------------------------------------------
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, which takes the running clock.
+
+        Parameters
+        ----------
+        param_group : dict with "params" and those settings that differ from the constructor's.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As the constructor; the optimizer is then as it was.
+        """
+        if isinstance(param_group, dict):
+            own = param_group | flattened(param_group)
+            if own.keys() & COOLING and "schedule" not in own:
+                own["schedule"] = None  # its own cooling, not the callable of the constructor
+            param_group = own | checked(self.defaults | own)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        clocks = [other["step"] for other in self.param_groups if "step" in other]
+        group["step"] = clocks[0].clone() if clocks else torch.zeros((), dtype=torch.int64)
+        place_clock(group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also called by load_state_dict, with groups whose clocks were deep-copied, not moved."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+            group["step"] = torch.as_tensor(group.get("step", 0), dtype=torch.int64)
+            place_clock(group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The checkpoint: clock, settings and displacements, without schedule callables.
+
+        Returns
+        -------
+        dict as of every torch optimizer, which ``torch.load(..., weights_only=True)`` reads back
+        """
+        packed = super().state_dict()
+        for group in packed["param_groups"]:
+            if "schedule" in group:
+                group["schedule"] = None
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint, bit for bit.
+
+        Parameters
+        ----------
+        state_dict : from :meth:`state_dict`. Its settings replace those of the constructor, but for
+            schedule callables, which stay.
+
+        Raises
+        ------
+        ValueError
+            If the parameter groups do not match. Nothing has been changed then.
+        """
+        schedules = [group["schedule"] for group in self.param_groups]
+        seen: dict[str, Any] = {}
+
+        def restore(_: Optimizer) -> None:
+            groups = zip(self.param_groups, seen["param_groups"], schedules, strict=True)
+            for group, saved, schedule in groups:
+                group["schedule"] = schedule
+                place_clock(group)
+                for param, key in zip(group["params"], saved["params"], strict=True):
+                    # torch has cast it to the dtype of the parameter, which may be narrower.
+                    if "displacement" in seen["state"].get(key, {}):
+                        self.state[param]["displacement"] = seen["state"][key]["displacement"].to(
+                            device=param.device, dtype=displacement_dtype(param, group)
+                        )
+
+        # As hooks, because the hooks of the user before them may change what is loaded, and those
+        # after them may look at it.
+        hooks = (
+            self.register_load_state_dict_pre_hook(lambda _, loaded: seen.update(loaded)),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    # --- the step -------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One optimizer step.
+
+        Parameters
+        ----------
+        closure : evaluates the model again and gives back the loss.
+
+        Returns
+        -------
+        what the closure gives back, or None
+
+        Raises
+        ------
+        RuntimeError
+            If a gradient is sparse. Nothing has been changed then.
+        ValueError
+            If a schedule callable gives a rho outside [-1, 1). Nothing has been changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            if not self._is_dry_run() and not self._is_skipped():
+                self._step()
+        return loss
+
+    def _step(self) -> None:
+        work = []
+        for group in self.param_groups:
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            displacements: list[Tensor] = []
+            self._init_group(group, params, grads, displacements)
+            work.append((group, Tensors(params, grads, displacements)))
+        if not any(tensors.params for _, tensors in work):
+            return
+        steps = [step_of(group) for group in self.param_groups]  # all, before anything changes
+        for (group, tensors), step in zip(work, steps, strict=True):
+            if (scale := getattr(self, "grad_scale", None)) is not None:
+                unscale(tensors.grads, scale)
+            if group["differentiable"]:
+                for param, grad, displacement in tensors.triples():
+                    moved = differentiable_step(param, grad, displacement, step)
+                    self.state[param]["displacement"] = moved
+            else:
+                for bucket in buckets(tensors):
+                    take_path(bucket, step, group)
+            tick(group)
+
+    def _init_group(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Tensor],
+        displacements: list[Tensor],
+    ) -> None:
+        """Fill the lists with what has a gradient. The name and the lists are torch.compile's."""
+        for param in group["params"]:
+            if param.grad is not None:
+                check_gradient(param, group)
+                params.append(param)
+                grads.append(param.grad)
+        for param in params:
+            state = self.state[param]
+            if "displacement" not in state:
+                state["displacement"] = torch.zeros_like(
+                    param,
+                    dtype=displacement_dtype(param, group),
+                    memory_format=torch.preserve_format,
+                )
+            displacements.append(state["displacement"])
+
+    def _is_dry_run(self) -> bool:
+        """Whether this is the step by which torch.distributed.checkpoint makes state appear.
+
+        It steps a fresh optimizer with learning rate 0 and gradients of zeros (pytorch#164929),
+        which is no step of the run and must not start the clock. A warm-up from learning rate 0 has
+        gradients.
+        """
+        if self.state or torch.compiler.is_compiling():
+            return False
+        if not all(float(group["lr"]) == 0 for group in self.param_groups):
+            return False
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        if any(g is not None and (g.is_sparse or bool(torch.any(local(g) != 0))) for g in grads):
+            return False
+        for group in self.param_groups:
+            self._init_group(group, [], [], [])
+        return True
+
+    def _is_skipped(self) -> bool:
+        """Whether a GradScaler that leaves it to the optimizer has found a gradient not finite."""
+        found_inf = getattr(self, "found_inf", None)
+        return found_inf is not None and bool(found_inf)
+
+    # --- the temperature ------------------------------------------------------------------------
+
+    def temperature(self) -> Tensor:
+        """Temperature of the last displacements (Eq. 22), over all parameters.
+
+        The mean of ``dx**2 / lr`` over the coordinates of all parameters that have moved, with the
+        learning rate of their group; a complex number counts as two coordinates.
+
+        Returns
+        -------
+        0-d float64 tensor on the device of the first parameter; nothing waits for it until it is
+        read, with ``float(...)`` say. 0 before the first step. With sharded parameters (DTensor) it
+        is the global one, and every process has to call this.
+        """
+        return self._pooled(in_units_of_lr=True)
+
+    def rescaled_temperature(self) -> Tensor:
+        """Mean squared displacement ``T dt**2`` of the last step, over all parameters.
+
+        Returns
+        -------
+        0-d float64 tensor, as :meth:`temperature`
+        """
+        return self._pooled(in_units_of_lr=False)
+
+    def temperatures(self) -> dict[Tensor, Tensor]:
+        """:meth:`temperature` of each parameter by itself.
+
+        Returns
+        -------
+        dict from parameter to 0-d float64 tensor, as for
+        ``{name: t[p] for name, p in model.named_parameters()}``
+        """
+        return self._apart(in_units_of_lr=True)
+
+    def rescaled_temperatures(self) -> dict[Tensor, Tensor]:
+        """:meth:`rescaled_temperature` of each parameter by itself, as :meth:`temperatures`."""
+        return self._apart(in_units_of_lr=False)
+
+    def _pooled(self, in_units_of_lr: bool) -> Tensor:
+        total = DisplacementSum()
+        for sums in self._sums(in_units_of_lr).values():
+            total = total.merge(sums) if total.coordinates else sums
+        return torch.as_tensor(total.read(), dtype=torch.float64)
+
+    def _apart(self, in_units_of_lr: bool) -> dict[Tensor, Tensor]:
+        return {param: sums.read() for param, sums in self._sums(in_units_of_lr).items()}
+
+    def _sums(self, in_units_of_lr: bool) -> dict[Tensor, DisplacementSum]:
+        """Of each parameter that has moved, the squared displacement, over lr if so wanted."""
+        moved = [
+            (param, group["lr"] if in_units_of_lr else 1.0)
+            for group in self.param_groups
+            for param in group["params"]
+            if "displacement" in self.state.get(param, {})
+            and (param.requires_grad or param.grad is not None)
+        ]
+        if not moved:
+            return {}
+        displacements = [self.state[param]["displacement"] for param, _ in moved]
+        with torch.no_grad():
+            squares = sums_of_squares(displacements)
+            return {
+                param: DisplacementSum(square / scalar(lr), coordinates(displacement), 1)
+                for (param, lr), displacement, square in zip(
+                    moved, displacements, squares.unbind(), strict=True
+                )
+            }

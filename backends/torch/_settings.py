@@ -1,0 +1,79 @@
+"""What a parameter group may hold: checks at construction, in the terms of the user."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coolmomentum import _check
+from coolmomentum.schedules import CoolingSchedule, check_schedule
+
+Group = dict[str, Any]  # one entry of param_groups
+COOLING = {"total_steps", "rho0", "law", "warmup_steps", "warmup_clock"}
+
+
+def flattened(settings: Group) -> Group:
+    """The fields of a CoolingSchedule as plain settings, which a checkpoint can hold."""
+    schedule = settings.get("schedule")
+    if not isinstance(schedule, CoolingSchedule):
+        return {}
+    fields = {name: getattr(schedule, name) for name in COOLING} | {"schedule": None}
+    if settings.get("total_steps") not in (None, schedule.total_steps):
+        raise ValueError(
+            f"total_steps must be that of the schedule, {schedule.total_steps}, or not be given: "
+            f"{settings['total_steps']!r}"
+        )
+    return fields
+
+
+def checked(settings: Group) -> Group:
+    """The settings of a group as plain Python numbers, or an error that names the bad one."""
+    checked = {
+        "lr": _checked_lr(settings["lr"]),
+        "weight_decay": _check.non_negative("weight_decay", settings["weight_decay"]),
+    }
+    if settings["schedule"] is not None:
+        check_schedule(settings["schedule"], settings["total_steps"] or 1)
+    elif settings["total_steps"] is None:
+        raise TypeError(_check.TOTAL_STEPS_MISSING)
+    else:
+        cooling = CoolingSchedule(**{name: settings[name] for name in COOLING})
+        checked |= {name: getattr(cooling, name) for name in COOLING}
+    for name in ("decoupled_weight_decay", "maximize", "capturable", "differentiable"):
+        _check.flag(name, settings[name])
+    for name in ("foreach", "fused"):
+        if settings[name] is not None:
+            _check.flag(name, settings[name])
+    for one, other in (("fused", "foreach"), ("fused", "differentiable")):
+        if settings[one] and settings[other]:
+            raise RuntimeError(f"`{one}` and `{other}` cannot be `True` together.")
+    if settings["displacement_dtype"] not in (None, torch.float32):
+        raise ValueError(
+            "displacement_dtype must be torch.float32, or None for that of the parameter: "
+            f"{settings['displacement_dtype']!r}"
+        )
+    return checked
+
+
+def _checked_lr(lr: Any) -> float | Tensor:
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"lr: Tensor lr must be 1-element: shape {tuple(lr.shape)}")
+        _check.non_negative("lr", lr.item())
+        return lr
+    return _check.non_negative("lr", lr)
+
+
+def check_gradient(param: Tensor, group: Group) -> None:
+    if param.grad is not None and param.grad.is_sparse:
+        raise RuntimeError("CoolMomentum does not support sparse gradients: use sparse=False")
+    if group["fused"] and (param.is_meta or not param.is_floating_point()):
+        raise RuntimeError(
+            "`fused=True` requires all the params to be floating point Tensors of supported "
+            f"devices: {param.dtype} on {param.device}"
+        )
+
+
+def displacement_dtype(param: Tensor, group: Group) -> torch.dtype:
+    wanted = group["displacement_dtype"]
+    return param.dtype if wanted is None else torch.promote_types(param.dtype, wanted)
