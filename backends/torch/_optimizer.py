@@ -11,18 +11,11 @@ from coolmomentum import _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
 from coolmomentum.temperature import DisplacementSum
 from coolmomentum.torch._clock import place_clock, scalar, step_of, tick
-from coolmomentum.torch._paths import (
-    Tensors,
-    buckets,
-    differentiable_step,
-    local,
-    take_path,
-    unscale,
-)
+from coolmomentum.torch._paths import Tensors, differentiable_step, local, take_step
 from coolmomentum.torch._settings import (
     COOLING,
     Group,
-    check_gradient,
+    check_fused,
     checked,
     displacement_dtype,
     flattened,
@@ -271,14 +264,14 @@ class CoolMomentum(Optimizer):
         steps = [step_of(group) for group in self.param_groups]  # all, before anything changes
         for (group, tensors), step in zip(work, steps, strict=True):
             if (scale := getattr(self, "grad_scale", None)) is not None:
-                unscale(tensors.grads, scale)
+                for grad in tensors.grads:
+                    local(grad).div_(scale.to(grad.device))
             if group["differentiable"]:
                 for param, grad, displacement in tensors.triples():
                     moved = differentiable_step(param, grad, displacement, step)
                     self.state[param]["displacement"] = moved
             else:
-                for bucket in buckets(tensors):
-                    take_path(bucket, step, group)
+                take_step(tensors, step, group)
             tick(group)
 
     def _init_group(
@@ -290,10 +283,13 @@ class CoolMomentum(Optimizer):
     ) -> None:
         """Fill the lists with what has a gradient. The name and the lists are torch.compile's."""
         for param in group["params"]:
-            if param.grad is not None:
-                check_gradient(param, group)
+            if (grad := param.grad) is not None:
+                if grad.is_sparse:
+                    raise RuntimeError("CoolMomentum does not support sparse gradients")
                 params.append(param)
-                grads.append(param.grad)
+                grads.append(grad)
+        if group["fused"]:
+            check_fused(params)
         for param in params:
             state = self.state[param]
             if "displacement" not in state:

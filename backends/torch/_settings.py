@@ -64,14 +64,14 @@ def _checked_lr(lr: Any) -> float | Tensor:
     return _check.non_negative("lr", lr)
 
 
-def check_gradient(param: Tensor, group: Group) -> None:
-    if param.grad is not None and param.grad.is_sparse:
-        raise RuntimeError("CoolMomentum does not support sparse gradients: use sparse=False")
-    if group["fused"] and (param.is_meta or not param.is_floating_point()):
-        raise RuntimeError(
-            "`fused=True` requires all the params to be floating point Tensors of supported "
-            f"devices: {param.dtype} on {param.device}"
-        )
+def check_fused(params: list[Tensor]) -> None:
+    """Refuse what no fused kernel takes, when the user has asked for one."""
+    for param in params:
+        if param.is_meta or not param.is_floating_point():
+            raise RuntimeError(
+                "`fused=True` requires all the params to be floating point Tensors of supported "
+                f"devices: {param.dtype} on {param.device}"
+            )
 
 
 def displacement_dtype(param: Tensor, group: Group) -> torch.dtype:
