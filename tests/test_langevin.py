@@ -2,7 +2,7 @@
 
 import math
 import re
-from fractions import Fraction as F
+from fractions import Fraction as F  # noqa: N817  # stands in every other expression
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_float_values(value, printed, roundings):
     ("tau", "rho"), [(1, 0), (2, F(1, 3)), (10, F(9, 11)), (199, F(99, 100)), (F(1, 3), F(-1, 2))]
 )
 def test_rho_of_a_reduced_temperature(tau, rho):
-    """tau = 1, 2, 10, 199 and 1/3 are rho = 0, 1/3, 9/11, 0.99 and -1/2."""
+    """Tau = 1, 2, 10, 199 and 1/3 are rho = 0, 1/3, 9/11, 0.99 and -1/2."""
     assert rho_from_reduced_temperature(F(tau)) == rho
     assert reduced_temperature(F(rho)) == tau
 
@@ -125,11 +125,11 @@ def test_adiabaticity(speed, rho, number):
     assert adiabaticity(F(speed), rho) == number
 
 
-# --- stationary states: a closed form is right if it is a fixed point of the covariance recursion --
+# --- stationary states: each closed form must be a fixed point of the covariance recursion ---------
 
 
 def covariance_after_a_step(covariance, *, rho, eta, k, variance):
-    """Covariance (xx, xv, vv) after a step of ``next_displacement`` in U = k x**2 / 2 with noise."""
+    """Covariance (xx, xv, vv) after a step of Eq. 14 in U = k x**2 / 2 with white noise."""
 
     def moved(x, v, noise):
         v = next_displacement(v, k * x - noise, rho=rho, step_size=eta)
@@ -227,7 +227,7 @@ def test_free_diffusion(steps, printed):
     assert square == pytest.approx(printed, rel=(6 * 5 + 8) * U64, abs=0)
 
 
-# --- inverses ----------------------------------------------------------------------------------
+# --- inverses -------------------------------------------------------------------------------------
 
 numbers = st.floats(1e-6, 1e6)
 rhos = st.floats(-0.999, 0.999)
@@ -258,7 +258,7 @@ def test_friction_to_momentum_and_back(half, dt):
 
 @given(rho=rhos)
 def test_momentum_to_reduced_temperature_and_back(rho):
-    """tau has 3 roundings; drho = (1 - rho**2) / 2 dtau / tau, and 3 on the way back."""
+    """Tau has 3 roundings; drho = (1 - rho**2) / 2 dtau / tau, and 3 on the way back."""
     error = 1.5 * (1 - rho * rho) + 3 * abs(rho)
     back = rho_from_reduced_temperature(reduced_temperature(rho))
     assert back == pytest.approx(rho, rel=0, abs=1.01 * error * U64)
@@ -289,7 +289,7 @@ def test_eq_17_with_eq_18_is_eq_19(heat, lr, rho):
     assert by_friction == pytest.approx(noise_variance_at(heat, lr, rho), rel=16 * U64, abs=0)
 
 
-# --- arrays ------------------------------------------------------------------------------------
+# --- arrays ---------------------------------------------------------------------------------------
 
 ARRAY_FUNCTIONS = [  # function, arguments, roundings of one evaluation
     (rho_from_friction, (3.0, 0.25), 6),
@@ -331,7 +331,7 @@ def test_one_array_among_numbers(library, function, arguments, _):
     assert library.dtype_name(result) == "float32"
 
 
-# --- bad input ---------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

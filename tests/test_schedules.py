@@ -34,7 +34,7 @@ from coolmomentum import (
     steps_for_cooling_rate,
 )
 
-# --- the values of science.md, section 6 -----------------------------------------------------------
+# --- the reference values --------------------------------------------------------------------------
 
 ALPHAS = [
     ("0.99", 1, "0.01"),
@@ -79,18 +79,81 @@ def test_steps_for_the_default_of_the_authors():
 
 RHOS = [  # rho0, S, n, then rho of the paper's law, of the linear and of the exponential one
     ("0.99", 100, 0, "0.99", "0.99", "0.99"),
-    ("0.99", 100, 1, "0.9895287145194910046654", "0.9899000100999899000101", "0.9894592744035347440824"),
-    ("0.99", 100, 10, "0.984151068075388865148", "0.988901220865704772475", "0.9830810774731898101536"),
-    ("0.99", 100, 25, "0.96837722339831620668", "0.9867109634551495016611", "0.9629515726060051312481"),
+    (
+        "0.99",
+        100,
+        1,
+        "0.9895287145194910046654",
+        "0.9899000100999899000101",
+        "0.9894592744035347440824",
+    ),
+    (
+        "0.99",
+        100,
+        10,
+        "0.984151068075388865148",
+        "0.988901220865704772475",
+        "0.9830810774731898101536",
+    ),
+    (
+        "0.99",
+        100,
+        25,
+        "0.96837722339831620668",
+        "0.9867109634551495016611",
+        "0.9629515726060051312481",
+    ),
     ("0.99", 100, 50, "0.9", "0.9801980198019801980198", "0.8676087274781223795431"),
-    ("0.99", 100, 75, "0.6837722339831620668001", "0.9611650485436893203883", "0.579469136513293824623"),
-    ("0.99", 100, 90, "0.3690426555198067505656", "0.9082568807339449541284", "0.258653888201992757913"),
-    ("0.99", 100, 99, "0.04500741397856405027604", "0.4974874371859296482412", "0.0264603461250513496746"),
+    (
+        "0.99",
+        100,
+        75,
+        "0.6837722339831620668001",
+        "0.9611650485436893203883",
+        "0.579469136513293824623",
+    ),
+    (
+        "0.99",
+        100,
+        90,
+        "0.3690426555198067505656",
+        "0.9082568807339449541284",
+        "0.258653888201992757913",
+    ),
+    (
+        "0.99",
+        100,
+        99,
+        "0.04500741397856405027604",
+        "0.4974874371859296482412",
+        "0.0264603461250513496746",
+    ),
     ("0.99", 100, 100, "0", "0", "0"),
-    ("0.9", 10, 1, "0.8741074588205832789576", "0.8901098901098901098901", "0.8680213746872415525128"),
-    ("0.9", 10, 5, "0.6837722339831620668001", "0.8181818181818181818182", "0.6267890062732584941959"),
-    ("0.9", 10, 9, "0.2056717652757184979341", "0.4736842105263157894737", "0.1461674459225584533432"),
-]  # fmt: skip
+    (
+        "0.9",
+        10,
+        1,
+        "0.8741074588205832789576",
+        "0.8901098901098901098901",
+        "0.8680213746872415525128",
+    ),
+    (
+        "0.9",
+        10,
+        5,
+        "0.6837722339831620668001",
+        "0.8181818181818181818182",
+        "0.6267890062732584941959",
+    ),
+    (
+        "0.9",
+        10,
+        9,
+        "0.2056717652757184979341",
+        "0.4736842105263157894737",
+        "0.1461674459225584533432",
+    ),
+]
 PAPER_RHOS = [
     ("0.99", 312400, 1, "0.9899998525862954812884"),
     ("0.99", 312400, 156200, "0.9"),
@@ -174,7 +237,7 @@ def test_free_diffusion_under_cooling(total_steps, law, steps, printed, ratio):
         assert round(square / noise_temperature(1.0, 1.0, schedule(steps - 1)), 5) == ratio
 
 
-# --- the laws for any argument -------------------------------------------------------------------
+# --- the laws for any argument --------------------------------------------------------------------
 
 total_steps_ = st.integers(1, 10**9)
 rho0s = st.floats(0.0, 1 - 1e-9)
@@ -183,6 +246,7 @@ ordinary_rho0s = st.just(0.0) | st.floats(1e-20, 1 - 1e-9)  # beside 1, 50 digit
 
 @st.composite
 def settings_and_steps(draw):
+    """A run, and a step of it: total_steps, rho0, n."""
     total_steps = draw(total_steps_)
     return total_steps, draw(ordinary_rho0s), draw(st.integers(0, total_steps))
 
@@ -191,7 +255,7 @@ def settings_and_steps(draw):
 @given(setting=settings_and_steps())
 @example(setting=(312_400, 0.99, 312_399))
 def test_float64_rho_to_its_last_digits(law, setting):
-    """rho is the textbook formula's, to the roundings of the operations; nothing cancels."""
+    """Rho is the textbook formula's, to the roundings of the operations; nothing cancels."""
     total_steps, rho0, step = setting
     expected = float(exact.rho(law, step, total_steps, rho0))
     rho = CoolingSchedule(total_steps, rho0, law)(step)
@@ -210,7 +274,7 @@ def test_the_first_rho_is_rho0(law, rho0, total_steps):
 @pytest.mark.parametrize("law", LAWS)
 @given(setting=settings_and_steps(), more=st.integers(0, 10**9))
 def test_rho_never_rises(law, setting, more):
-    """rho falls, or stays, from step to step, and stays in [0, rho0] to rounding."""
+    """Rho falls, or stays, from step to step, and stays in [0, rho0] to rounding."""
     total_steps, rho0, step = setting
     schedule = CoolingSchedule(total_steps, rho0, law)
     assert schedule(step) >= schedule(step + more) >= 0
@@ -219,7 +283,7 @@ def test_rho_never_rises(law, setting, more):
 @pytest.mark.parametrize("law", COOLING_LAWS)
 @given(rho0=rho0s, total_steps=total_steps_, more=st.integers(0, 10**9))
 def test_rho_is_zero_from_the_last_step_on(law, rho0, total_steps, more):
-    """rho is 0.0, not nearly so, at step S and after."""
+    """Rho is 0.0, not nearly so, at step S and after."""
     assert CoolingSchedule(total_steps, rho0, law)(total_steps + more) == 0.0
 
 
@@ -234,12 +298,12 @@ def test_a_negative_clock_counts_as_zero(law, rho0, total_steps, step):
 @pytest.mark.parametrize("law", ["linear", "exponential"])
 @given(setting=settings_and_steps())
 def test_the_temperature_falls_as_the_law_is_called(law, setting):
-    """tau is linear, or exponential, in the step: dtau = 2 drho / (1 - rho)**2, and 3 roundings."""
+    """Tau is linear, or exponential, in the step: dtau = 2 drho / (1 - rho)**2, and 3 roundings."""
     total_steps, rho0, step = setting
     rho = CoolingSchedule(total_steps, rho0, law)(step)
     expected = float(exact.tau(law, step, total_steps, rho0))
     rho_error = (RHO_ROUNDINGS[law] + 1) * U64 * rho
-    # Relative to tau: 2 drho / (1 - rho**2); below 1e-5 for rho0 <= 1 - 1e-9, so first order will do.
+    # Relative to tau: 2 drho / (1 - rho**2), below 1e-5, so that first order will do.
     close = 1.01 * (2 * rho_error / (1 - rho * rho) + 4 * U64)
     assert reduced_temperature(rho) == pytest.approx(expected, rel=close, abs=0)
 
@@ -258,7 +322,7 @@ def test_the_paper_law_is_eq_20(setting):
     assert rho == pytest.approx(rho_at(step, rho0, alpha), rel=0, abs=close)
 
 
-# --- float32 inside compiled steps --------------------------------------------------------------------
+# --- float32 inside compiled steps ----------------------------------------------------------------
 
 
 def in_float64(law, step, total_steps, rho0):
@@ -336,7 +400,7 @@ def test_a_run_longer_than_its_clock(library, total_steps):
     np.testing.assert_allclose(np.asarray(rho), expected, rtol=0, atol=1e-6)
 
 
-# --- types ------------------------------------------------------------------------------------------
+# --- types ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -354,7 +418,7 @@ DEFAULT_FLOAT = {"numpy": "float64", "array_api_strict": "float64"}  # the other
 @pytest.mark.parametrize("shape", [(), (0,), (6,), (2, 3)])
 @pytest.mark.parametrize("kind", ["int32", "int64", "uint8", "float32"])
 def test_an_array_gives_an_array_of_its_kind(library, law, shape, kind):
-    """Integers give the library's default float, floats their own dtype; the shape is the steps'."""
+    """Integers give the library's default float, floats their own dtype; the shape stays."""
     if kind == "int64" and library.xp is jnp:
         kind = "int32"  # JAX has no other without x64
     numbers = np.arange(math.prod(shape)).reshape(shape)
@@ -438,12 +502,12 @@ def test_a_schedule_survives_pickling():
     assert hash(copy) == hash(schedule)
 
 
-# --- warm-up ------------------------------------------------------------------------------------------
+# --- warm-up --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_the_clock_runs_on_through_the_warm_up(library, law):
-    """rho is 0 in the warm-up; then it is what it would have been without one."""
+    """Rho is 0 in the warm-up; then it is what it would have been without one."""
     steps = library.array(np.arange(25))
     with_it = library.compile(CoolingSchedule(20, 0.9, law, warmup_steps=5))(steps)
     without = library.compile(CoolingSchedule(20, 0.9, law))(steps)
@@ -453,7 +517,7 @@ def test_the_clock_runs_on_through_the_warm_up(library, law):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_the_clock_may_hold_during_the_warm_up(library, law):
-    """rho is 0 in the warm-up; then a cooling of the other 15 steps starts from rho0."""
+    """Rho is 0 in the warm-up; then a cooling of the other 15 steps starts from rho0."""
     steps = library.array(np.arange(25))
     held = library.compile(CoolingSchedule(20, 0.9, law, 5, "hold"))(steps)
     short = library.compile(CoolingSchedule(15, 0.9, law))(steps)
@@ -470,11 +534,12 @@ def test_a_warm_up_of_wrapped_and_unsigned_clocks(law, clock):
     assert not np.any(schedule(np.asarray([0, 99], dtype=np.uint8)))
 
 
-# --- the alpha solver ------------------------------------------------------------------------------------
+# --- the alpha solver -----------------------------------------------------------------------------
 
 
 @st.composite
 def cooling_settings(draw):
+    """A cooling: rho0, total_steps and a final rho below 0.9 rho0."""
     rho0 = draw(st.floats(1e-3, 1 - 1e-9))
     return rho0, draw(st.integers(1, 10**6)), draw(st.floats(0, 0.9)) * rho0
 
@@ -501,7 +566,7 @@ def test_cooling_rate_to_steps_and_back(setting):
 
 @given(setting=cooling_settings())
 def test_cooling_rate_to_rho0_and_back(setting):
-    """rho0 comes back to S times the rounding of alpha: d(1 - rho0) = (1 - rho0) S dalpha / alpha."""
+    """Rho0 comes back to S times the rounding of alpha: drho0 = (1 - rho0) S dalpha / alpha."""
     rho0, total_steps, final_rho = setting
     size, error = log_ratio(rho0, final_rho)
     exponent_error = error + 5 * size + 2 * total_steps - 3 * math.log1p(-final_rho)
@@ -519,7 +584,7 @@ def test_a_final_rho_other_than_zero():
     assert rho_at(2, 0.9375, 0.5) == 0.75
 
 
-# --- how hot may a run start ------------------------------------------------------------------------------
+# --- how hot may a run start ----------------------------------------------------------------------
 
 
 def exact_cooling_speed(law, step, total_steps, rho0):
@@ -575,7 +640,7 @@ def test_adiabatic_rho0_meets_its_bound(law, total_steps, bound):
     assert largest_adiabaticity(CoolingSchedule(total_steps, rho0 + 2e-12, law)) >= bound
 
 
-# --- any curve -----------------------------------------------------------------------------------------------
+# --- any curve ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("law", ["linear", "exponential"])
@@ -602,7 +667,7 @@ def test_check_schedule_gives_the_schedule_back():
     assert seen == [0, 5, 9, 10]
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 ONE_OF_LAWS = "law must be one of paper, linear, exponential, constant"
 BAD_SETTINGS = [
