@@ -125,7 +125,7 @@ def test_adiabaticity(speed, rho, number):
     assert adiabaticity(F(speed), rho) == number
 
 
-# --- stationary states: each closed form must be a fixed point of the covariance recursion ---------
+# --- stationary states: each closed form must be a fixed point of the covariance recursion --------
 
 
 def covariance_after_a_step(covariance, *, rho, eta, k, variance):

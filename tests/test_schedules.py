@@ -34,7 +34,7 @@ from coolmomentum import (
     steps_for_cooling_rate,
 )
 
-# --- the reference values --------------------------------------------------------------------------
+# --- the reference values -------------------------------------------------------------------------
 
 ALPHAS = [
     ("0.99", 1, "0.01"),
@@ -389,6 +389,9 @@ def test_float64_rho_in_jax(library, law, jax_x64):
     np.testing.assert_allclose(rho, expected, rtol=0, atol=2e-14)
     default = library.compile(schedule)(library.array(steps))
     np.testing.assert_array_equal(default, rho)
+    narrow = library.compile(lambda n: schedule(n, dtype=jnp.float32))(library.array(steps))
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_allclose(narrow, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("total_steps", [2**31, 3_000_000_000, 10**12])
@@ -416,11 +419,9 @@ DEFAULT_FLOAT = {"numpy": "float64", "array_api_strict": "float64"}  # the other
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("shape", [(), (0,), (6,), (2, 3)])
-@pytest.mark.parametrize("kind", ["int32", "int64", "uint8", "float32"])
+@pytest.mark.parametrize("kind", ["int32", "uint8", "float32"])
 def test_an_array_gives_an_array_of_its_kind(library, law, shape, kind):
     """Integers give the library's default float, floats their own dtype; the shape stays."""
-    if kind == "int64" and library.xp is jnp:
-        kind = "int32"  # JAX has no other without x64
     numbers = np.arange(math.prod(shape)).reshape(shape)
     schedule = CoolingSchedule(5, 0.9, law, warmup_steps=1)
     rho = library.compile(schedule)(library.array(numbers, dtype=kind))
@@ -443,9 +444,11 @@ def test_a_dtype_may_be_asked_for(library, dtype):
 ARRAYS = [c for c in itertools.product([False, True], repeat=3) if any(c)]
 
 
-@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("arrays", ARRAYS, ids=str)
-@pytest.mark.parametrize(("warmup_steps", "clock"), [(0, "run"), (3, "run"), (3, "hold")])
+@pytest.mark.parametrize(
+    ("law", "warmup_steps", "clock"),
+    [(law, 0, "run") for law in LAWS] + [("paper", 3, "run"), ("linear", 3, "hold")],
+)
 def test_step_total_steps_and_rho0_may_be_arrays(library, law, arrays, warmup_steps, clock):
     """Any of the three may be a 0-d array, traced or not, and gives what the numbers give."""
     numbers = (5, 20, 0.75)

@@ -22,7 +22,7 @@ from coolmomentum import (
     three_point_temperature,
 )
 
-# --- the reference values --------------------------------------------------------------------------
+# --- the reference values -------------------------------------------------------------------------
 
 FIRST, SECOND = [0.1, -0.2, 0.3], [0.0, 0.1, -0.1]
 
@@ -189,8 +189,14 @@ def test_half_precision_is_summed_in_float32(library, dtype):
     total = library.compile(squared_norm)(x)
     assert library.dtype_name(total) == "float32"
     assert float(total) == 1e8
-    reading = library.compile(lambda x: three_point_temperature(x, x, 1.0, 0.0))(x)
-    assert float(reading) == 2e4  # the sum of two steps is made in float32 too
+
+
+@pytest.mark.parametrize(("library", "dtype"), HALF, ids=[f"{a.name}-{b}" for a, b in HALF])
+def test_half_precision_steps_are_added_in_float32(library, dtype):
+    """The three-point thermometer adds 2048 and 1 to 2049, which half precision does not hold."""
+    steps = (library.array([x], dtype=dtype) for x in (2048.0, 1.0))
+    reading = library.compile(lambda a, b: three_point_temperature(a, b, 1.0, 0.0))(*steps)
+    assert float(reading) == 2049**2 / 2
 
 
 @pytest.mark.parametrize("library", [NUMPY, TORCH, JAX, JAX_JIT], ids=lambda library: library.name)
