@@ -4,6 +4,8 @@ import math
 import operator
 from typing import SupportsIndex
 
+import numpy as np
+
 TOTAL_STEPS_MISSING = (
     "total_steps is required: the optimizer steps over which rho cools to 0 (or pass a schedule)"
 )
@@ -11,12 +13,14 @@ TOTAL_STEPS_MISSING = (
 
 def real(name: str, value: object) -> float:
     """``value`` as a float, or ``TypeError``: booleans, strings and arrays are no numbers here."""
-    if isinstance(value, bool) or not hasattr(type(value), "__float__"):
+    if isinstance(value, bool | np.bool_) or not hasattr(type(value), "__float__"):
         raise TypeError(f"{name} must be a real number: {value!r}")
     try:
         return float(value)  # type: ignore[arg-type]  # has __float__, by the line above
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number: {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold") from None
 
 
 def non_negative(name: str, value: object) -> float:
@@ -24,6 +28,14 @@ def non_negative(name: str, value: object) -> float:
     number = real(name, value)
     if not (number >= 0 and math.isfinite(number)):
         raise ValueError(f"{name} must be finite and >= 0: {value!r}")
+    return number
+
+
+def positive(name: str, value: object) -> float:
+    """``value`` as a finite float > 0."""
+    number = real(name, value)
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"{name} must be finite and > 0: {value!r}")
     return number
 
 

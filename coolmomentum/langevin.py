@@ -408,6 +408,4 @@ def _non_negative(name: str, value: Scalar) -> Scalar:
 
 
 def _positive(name: str, value: Scalar) -> Scalar:
-    if is_number(value) and _check.non_negative(name, value) == 0:
-        raise ValueError(f"{name} must be > 0: {value!r}")
-    return value
+    return _check.positive(name, value) if is_number(value) else value

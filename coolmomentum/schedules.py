@@ -517,8 +517,7 @@ def adiabatic_rho0(total_steps: int, bound: float = 0.1, law: Law = _defaults.LA
     (0.99, 0.948)
     """
     _check.whole("total_steps", total_steps, 1)
-    if not _check.non_negative("bound", bound) > 0:
-        raise ValueError(f"bound must be > 0: {bound!r}")
+    _check.positive("bound", bound)
     _check.one_of("law", law, ("paper", "linear", "exponential"))
     cool, hot = 0.0, 1.0
     while hot - cool > 1e-12:

@@ -236,5 +236,5 @@ def _is_complex(x: Array, xp: Any) -> bool:
 
 
 def _check_learning_rate(learning_rate: Scalar) -> None:
-    if is_number(learning_rate) and not _check.non_negative("learning_rate", learning_rate) > 0:
-        raise ValueError(f"learning_rate must be > 0: {learning_rate!r}")
+    if is_number(learning_rate):
+        _check.positive("learning_rate", learning_rate)

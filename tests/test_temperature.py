@@ -253,16 +253,19 @@ def test_many_coordinates_and_steps_do_not_overflow():
 # --- bad input ------------------------------------------------------------------------------------
 
 ONE = np.ones(3)
-LR_NOT_FINITE = "learning_rate must be finite and >= 0"
+LR_NOT_FINITE = "learning_rate must be finite and > 0"
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: temperature(ONE, 0.0), "learning_rate must be > 0: 0.0"),
+        (lambda: temperature(ONE, 0.0), "learning_rate must be finite and > 0: 0.0"),
         (lambda: temperature(ONE, -0.1), f"{LR_NOT_FINITE}: -0.1"),
         (lambda: temperature(ONE, math.nan), f"{LR_NOT_FINITE}: nan"),
-        (lambda: three_point_temperature(ONE, ONE, 0, 0.5), "learning_rate must be > 0: 0"),
+        (
+            lambda: three_point_temperature(ONE, ONE, 0, 0.5),
+            "learning_rate must be finite and > 0: 0",
+        ),
         (
             lambda: DisplacementSum().add(ONE).add([ONE, ONE]),
             "displacements must have 3 coordinates as before: 6",
