@@ -68,6 +68,8 @@ def step_of(group: Group) -> Step:
     if isinstance(lr, Tensor) and not (_on_device(group) or group["differentiable"]):
         lr = lr.item() if lr.device.type == "cpu" else lr  # reading it elsewhere would wait
     rho = _rho(group)
+    if isinstance(rho, Tensor):
+        lr = lr * torch.ones_like(rho)  # as a float it would be compiled in, once for each value
     return Step(
         lr,
         rho,

@@ -1,0 +1,184 @@
+"""Two gloo processes train as one does on the same global batch: DDP, FSDP2 and its checkpoints."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint import state_dict as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from coolmomentum.torch import CoolMomentum
+
+STEPS = 12
+SETTINGS = {"lr": 0.1, "total_steps": 10, "rho0": 0.9, "weight_decay": 0.01}
+PATHS = {
+    "default": {},
+    "one by one": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+    "capturable": {"capturable": True},
+}
+
+
+def make_model():
+    """A network whose first layers do not divide by two: shards are uneven, and one is empty."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1), nn.Tanh(), nn.Linear(1, 1))
+
+
+def batches():
+    """The global batches of the run, of 8 examples each."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(STEPS, 8, 5, generator=generator)
+
+
+def train(model, optimizer, data):
+    """One step for each batch; gives back the temperatures."""
+    temperatures = []
+    for batch in data:
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+        temperatures.append(float(optimizer.temperature()))
+    return temperatures
+
+
+def alone(path):
+    """Weights, temperatures and single temperatures of one process on the global batches."""
+    model = make_model()
+    optimizer = CoolMomentum(model.parameters(), **SETTINGS, **path)
+    pooled = train(model, optimizer, batches())
+    single = {n: float(optimizer.temperatures()[p]) for n, p in model.named_parameters()}
+    return dict(model.named_parameters()), pooled, single
+
+
+def full(tensor):
+    """A sharded tensor, whole."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def check(model, optimizer, pooled, path):
+    """The run equals that of one process; the mean of two half-batch gradients rounds once more."""
+    weights, expected, single = alone(path)
+    # 12 steps, some 20 roundings of numbers below 2 each (8 examples, three layers, the update).
+    bound = STEPS * 20 * 2**-23
+    for name, param in model.named_parameters():
+        name = name.removeprefix("module.")
+        torch.testing.assert_close(full(param.detach()), weights[name].detach(), rtol=0, atol=bound)
+        # Relative to the displacement, which is some hundredth of a weight.
+        one = float(optimizer.temperatures()[param])
+        assert one == pytest.approx(single[name], rel=2 * 100 * bound)
+    assert pooled == pytest.approx(expected, rel=2 * 100 * bound)
+
+
+def spawn(worker, tmp_path, *arguments):
+    """Run ``worker(rank, *arguments)`` in two processes that know each other."""
+    torch.multiprocessing.spawn(_start, args=(str(tmp_path / "meet"), worker, arguments), nprocs=2)
+
+
+def _start(rank, meeting_place, worker, arguments):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{meeting_place}", rank=rank, world_size=2)
+    try:
+        worker(rank, *arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def ddp_worker(rank):
+    """Each path under DistributedDataParallel."""
+    for path in PATHS.values():
+        model = DistributedDataParallel(make_model())
+        optimizer = CoolMomentum(model.parameters(), **SETTINGS, **path)
+        pooled = train(model, optimizer, batches()[:, rank::2])
+        check(model, optimizer, pooled, path)
+
+
+def test_ddp(tmp_path):
+    """DistributedDataParallel: every path trains as one process, with its temperature."""
+    spawn(ddp_worker, tmp_path)
+
+
+def sharded(model):
+    """The model with every layer sharded over the two processes."""
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def fsdp_worker(rank):
+    """Each path under fully_shard; state sharded like the parameters."""
+    for path in PATHS.values():
+        model = sharded(make_model())
+        optimizer = CoolMomentum(model.parameters(), **SETTINGS, **path)
+        pooled = train(model, optimizer, batches()[:, rank::2])
+        check(model, optimizer, pooled, path)
+        for param in model.parameters():
+            displacement = optimizer.state[param]["displacement"]
+            assert displacement.placements == param.placements
+            assert displacement.to_local().shape == param.to_local().shape
+
+
+def test_fsdp2(tmp_path):
+    """fully_shard: every path trains as one process; displacements sharded, temperature global."""
+    spawn(fsdp_worker, tmp_path)
+
+
+def mixed_worker(rank):
+    """One layer sharded, the other replicated by hand."""
+    model = make_model()
+    mesh = init_device_mesh("cpu", (2,))
+    fully_shard(model[0], mesh=mesh)
+    optimizer = CoolMomentum(model.parameters(), **SETTINGS)
+    pooled = []
+    for batch in batches()[:, rank::2]:
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        for param in [*model[2].parameters(), *model[4].parameters()]:
+            dist.all_reduce(param.grad)
+            param.grad /= 2
+        optimizer.step()
+        pooled.append(float(optimizer.temperature()))
+    check(model, optimizer, pooled, {})
+
+
+def test_sharded_and_plain_parameters_in_one_group(tmp_path):
+    """DTensors beside plain tensors: the update takes both, the temperature pools both."""
+    spawn(mixed_worker, tmp_path)
+
+
+def checkpoint_worker(rank, flatten):
+    """Save in the middle through torch.distributed.checkpoint, load into a fresh run, go on."""
+    options = dcp.StateDictOptions(flatten_optimizer_state_dict=flatten)
+    data = batches()[:, rank::2]
+    model = sharded(make_model())
+    optimizer = CoolMomentum(model.parameters(), **SETTINGS)
+    train(model, optimizer, data[:5])
+    weights, state = dcp.get_state_dict(model, optimizer, options=options)
+    weights, state = (torch.utils._pytree.tree_map(_copy, saved) for saved in (weights, state))
+    train(model, optimizer, data[5:])
+
+    again = sharded(make_model())
+    resumed = CoolMomentum(again.parameters(), **SETTINGS)
+    dcp.set_state_dict(
+        again, resumed, model_state_dict=weights, optim_state_dict=state, options=options
+    )
+    assert [int(group["step"]) for group in resumed.param_groups] == [5]
+    train(again, resumed, data[5:])
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(full(one.detach()), full(other.detach()))
+    assert float(optimizer.temperature()) == float(resumed.temperature())
+
+
+def _copy(value):
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["nested", "flattened"])
+def test_distributed_checkpoint_resumes_bit_for_bit(tmp_path, flatten):
+    """get_state_dict and set_state_dict carry clock and displacements of a sharded run."""
+    spawn(checkpoint_worker, tmp_path, flatten)
