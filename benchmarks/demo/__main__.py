@@ -17,7 +17,9 @@ The protocol:
   mode. The rescaled temperature is the mean squared change of a trainable parameter in a step, from
   the parameters before and after it, averaged over the epoch (below some 1e-15 those steps are as
   small as the rounding of float32). Eq. 19 predicts it for CoolMomentum from the gradient noise
-  measured, at some steps of each epoch, with pairs of minibatches.
+  measured, at some steps of each epoch, with pairs of minibatches. It supposes noise without memory
+  and no drift: the drift of the first epochs makes the walk hotter, and an epoch that shows each
+  image once makes it up to some 40 % colder while the momentum remembers a good part of an epoch.
 - Length: long enough for rho0 = 0.99 to cool adiabatically (`coolmomentum.adiabatic_rho0`); for a
   shorter run that you ask for, rho0 is what that function gives.
 
@@ -199,15 +201,16 @@ def _in_short(protocol: dict[str, Any]) -> str:
     parts = ", ".join(f"{size} for {part}" for part, size in PARTS.items())
     tuning_seeds, seeds = (len(protocol[name]) for name in ("tuning_seeds", "seeds"))
     lines = [
-        f"Digits of 8x8 pixels ({parts}); {'-'.join(map(str, LAYERS))} network;",
-        f"{protocol['epochs']} epochs of batches of {BATCH}: {protocol['steps']} steps.",
+        f"Digits of 8x8 pixels ({parts});",
+        f"network {'-'.join(map(str, LAYERS))}; {protocol['epochs']} epochs of batches of {BATCH}: "
+        f"{protocol['steps']} steps.",
     ]
     for optimizer, its in protocol["optimizers"].items():
         rates = ", ".join(f"{lr:g}" for lr in its["learning_rates"])
         lines += [f"  {optimizer}: {its['annealing']};", f"    tuned over lr {rates}"]
     lines += [
         f"Tuned by validation accuracy (seeds: {tuning_seeds}), then judged by {seeds} fresh seeds",
-        "and the test images, after the last epoch. A seed: same weights and batches for all.",
+        "and the test images, after the last epoch. Same weights and batches for all.",
     ]
     return "\n".join(lines)
 

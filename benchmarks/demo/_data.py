@@ -30,7 +30,7 @@ BATCH = 32
 LAYERS = (64, 64, 10)  # pixels, hidden units (tanh), classes
 PARTS = {"training": 1024, "validation": 323, "test": 450}  # images; all 1,797 of the set
 STEPS_PER_EPOCH = PARTS["training"] // BATCH
-NOISE_PAIRS = 4  # estimates of the gradient noise in an epoch
+NOISE_PAIRS = 8  # estimates of the gradient noise in an epoch
 
 
 class Images(NamedTuple):

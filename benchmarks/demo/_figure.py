@@ -1,16 +1,13 @@
 """The figure: training loss, test accuracy and rescaled temperature, like Fig. 1 of the paper."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from scipy import stats
 
 __all__ = ["save_figure"]
 
@@ -49,11 +46,11 @@ def save_figure(runs: pd.DataFrame, paths: list[Path]) -> None:
 def _draw(runs: pd.DataFrame, loss: Axes, accuracy: Axes, temperature: Axes) -> None:
     for optimizer, own in runs.groupby("optimizer", sort=False):
         style = {"color": COLOURS[str(optimizer)], "label": str(optimizer)}
-        _line(loss, own, "training_loss", np.mean, style)
-        _line(accuracy, own, "test_accuracy", np.mean, style)
-        _line(temperature, own, "temperature", stats.gmean, style)
+        _line(loss, own, "training_loss", style)
+        _line(accuracy, own, "test_accuracy", style)
+        _line(temperature, own, "temperature", style)
     predicted = runs[runs.optimizer == "CoolMomentum"].groupby("epoch").predicted_temperature
-    curve = predicted.agg(stats.gmean).dropna()
+    curve = predicted.mean().dropna()
     label = "CoolMomentum, predicted by Eq. 19 from measured gradient noise"
     temperature.plot(curve.index, curve, color="black", lw=1.2, ls=(0, (3, 2)), label=label)
 
@@ -68,10 +65,10 @@ def _draw(runs: pd.DataFrame, loss: Axes, accuracy: Axes, temperature: Axes) -> 
         panel.set(xlabel="epoch", xlim=(0, runs.epoch.max()))
 
 
-def _line(
-    axes: Axes, runs: pd.DataFrame, column: str, mean: Callable[..., Any], style: dict[str, Any]
-) -> None:
+def _line(axes: Axes, runs: pd.DataFrame, column: str, style: dict[str, Any]) -> None:
     """The mean of the seeds, and a band from the lowest to the highest of them."""
-    curve = runs.groupby("epoch")[column].agg(mean=mean, low="min", high="max").dropna()
+    curve = runs.groupby("epoch")[column].agg(["mean", "min", "max"]).dropna()
     axes.plot(curve.index, curve["mean"], **style)
-    axes.fill_between(curve.index, curve.low, curve.high, color=style["color"], alpha=0.15, lw=0)
+    axes.fill_between(
+        curve.index, curve["min"], curve["max"], color=style["color"], alpha=0.15, lw=0
+    )

@@ -50,8 +50,7 @@ def _table(summary: pd.DataFrame) -> Table:
 def _notes(runs: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
     yield (
         f"After the last epoch, mean of {summary.seeds.iloc[0]} seeds ± 95 % t-interval. The "
-        "temperature is rescaled: mean squared change of a parameter in a step, averaged over the "
-        "last epoch (geometric mean of the seeds)."
+        "temperature is rescaled: mean squared change of a parameter in a step of the last epoch."
     )
     if summary.lr_at_edge_of_grid.any():
         yield "* at the edge of its grid: a better learning rate may lie outside."

@@ -29,8 +29,8 @@ def half_width(values: Any) -> float:
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """One line for each framework and optimizer: ``summary.csv``.
 
-    Means over the report seeds after the last epoch, arithmetic but for the temperatures, whose
-    mean over the seeds is geometric (each being an arithmetic mean over the last epoch's steps).
+    Arithmetic means over the report seeds after the last epoch. (A geometric mean of temperatures
+    would be too low for the predicted one, which scatters.)
     """
     lines = []
     for (framework, optimizer), own in runs.groupby(["framework", "optimizer"], sort=False):
@@ -47,7 +47,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
             line[column] = last[column].mean()
             line[f"{column}_half_width"] = half_width(last[column])
         for column in ("temperature", "predicted_temperature"):
-            line[column] = stats.gmean(last[column])
+            line[column] = last[column].mean()
         lines.append(line)
     return pd.DataFrame(lines)
 

@@ -34,13 +34,17 @@ def train(settings: Settings, start: Start, training: Images, held_out: Images) 
         displacements = DisplacementSum()
         predictions = []
         for step, batch in enumerate(batches):
+            noise_gradient = None
             if settings.optimizer == "CoolMomentum" and step % steps_per_estimate == 0:
-                pair = batch, noise_batches[epoch, step // steps_per_estimate]
-                first, second = (_gradient(model, pixels[one], labels[one]) for one in pair)
+                other = noise_batches[epoch, step // steps_per_estimate]
+                noise_gradient = _gradient(model, pixels[other], labels[other])
+            gradient = _gradient(model, pixels[batch], labels[batch])
+            if noise_gradient is not None:
                 predictions.append(
-                    predicted_rescaled_temperature(first, second, settings.lr, _rho(optimizer))
+                    predicted_rescaled_temperature(
+                        gradient, noise_gradient, settings.lr, _rho(optimizer)
+                    )
                 )
-            _gradient(model, pixels[batch], labels[batch])
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
