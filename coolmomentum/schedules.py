@@ -155,10 +155,13 @@ def cooled_rho(
     0.9
     """
     xp = xp or namespace(step, total_steps, rho0)
+    if is_number(step) and hasattr(xp, "asarray"):
+        step = xp.asarray(step)  # a number beside arrays
     start = warmup_steps if warmup_clock == "hold" else 0
     span = total_steps - start
-    n = _clamp(step - start, span, xp)
-    rho = _LAWS[law](_as_float(span - n, dtype, xp), _as_float(n, dtype, xp), span, rho0, xp)
+    left, n = (_as_float(steps, dtype, xp) for steps in _left_and_taken(step - start, span, xp))
+    span = float(span) if is_number(span) else astype(span, left.dtype, xp)
+    rho = _LAWS[law](left, n, span, rho0, xp)
     if warmup_steps == 0:
         return rho
     if xp is math:
@@ -199,13 +202,15 @@ def _log1p(x: Scalar, xp: Any) -> Scalar:
     return math.log1p(x) if is_number(x) else xp.log1p(x)
 
 
-def _clamp(n: Scalar, span: Scalar, xp: Any) -> Scalar:
-    """``n`` in [0, span]: a clock that wrapped or ran on must not reach the exponentials."""
+def _left_and_taken(n: Scalar, span: Scalar, xp: Any) -> tuple[Scalar, Scalar]:
+    """``span - n`` and ``n`` with n in [0, span]: a clock that wrapped must not reach the laws."""
     if xp is math:
-        return min(max(n, 0), span)
+        n = min(max(n, 0), span)
+        return span - n, n
     if not is_number(n) and is_number(span) and span > _largest(n, xp):
-        n = _as_float(n, None, xp)
-    return xp.clip(n, 0, span)
+        n, span = _as_float(n, None, xp), float(span)
+    n = xp.clip(n, 0, span)
+    return span - n, n
 
 
 def _largest(n: Array, xp: Any) -> float:

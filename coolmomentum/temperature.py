@@ -41,7 +41,7 @@ class DisplacementSum(NamedTuple):
     """
 
     sum_of_squares: Scalar = 0.0  # float32 or float64
-    coordinates: int = 0  # numbers in the displacements of one step
+    coordinates: Scalar = 0  # numbers in the displacements of one step
     steps: Scalar = 0  # how many steps were added
 
     def add(self, displacements: Displacements, *, xp: Any = None) -> "DisplacementSum":
@@ -50,11 +50,12 @@ class DisplacementSum(NamedTuple):
         Raises
         ------
         ValueError
-            If their number of coordinates is not that of the steps before.
+            If their number of coordinates is not that of the steps before (a traced one is not
+            known, and so not checked).
         """
         arrays = _as_list(displacements)
         coordinates = sum(_coordinates(x, xp) for x in arrays)
-        if self.coordinates not in (0, coordinates):
+        if is_number(self.coordinates) and self.coordinates not in (0, coordinates):
             raise ValueError(
                 f"displacements must have {self.coordinates} coordinates as before: {coordinates}"
             )
@@ -82,11 +83,10 @@ class DisplacementSum(NamedTuple):
 
         Divide by the learning rate for the temperature of Eq. 22. 0 if nothing was added.
         """
-        samples = self.coordinates * self.steps
-        if is_number(samples):
-            return self.sum_of_squares / max(samples, 1)
-        # An array of steps is an int32 in JAX, which 2**31 coordinates times steps would overflow.
-        return self.sum_of_squares / max(self.coordinates, 1) / (self.steps + (self.steps == 0))
+        if is_number(self.coordinates) and is_number(self.steps):
+            return self.sum_of_squares / max(self.coordinates * self.steps, 1)
+        # Arrays of counts are int32 in JAX, which 2**31 coordinates times steps would overflow.
+        return self.sum_of_squares / _at_least_one(self.coordinates) / _at_least_one(self.steps)
 
 
 def rescaled_temperature(displacements: Displacements, *, xp: Any = None) -> Scalar:
@@ -209,6 +209,10 @@ def squared_norm(x: Array, *, xp: Any = None) -> Scalar:
         return xp.sum(xp.real(x) ** 2 + xp.imag(x) ** 2)
     x = wide(x, xp)
     return xp.sum(x * x)
+
+
+def _at_least_one(count: Scalar) -> Scalar:
+    return max(count, 1) if is_number(count) else count + (count == 0)
 
 
 def _as_list(displacements: Displacements) -> list[Array]:

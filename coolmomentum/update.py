@@ -3,9 +3,10 @@
 Equation numbers are those of Borysenko and Byshkin, Scientific Reports 11, 10705 (2021).
 """
 
+import math
 from typing import Any
 
-from coolmomentum._arrays import Array, Scalar, astype, is_number, namespace, wide
+from coolmomentum._arrays import Array, Scalar, astype, namespace, wide
 from coolmomentum.langevin import step_size
 
 __all__ = ["langevin_step", "next_displacement"]
@@ -89,4 +90,4 @@ def langevin_step(
 
 def _stored(value: Array, like: Array, xp: Any) -> Array:
     """``value`` in the dtype in which ``like`` is kept."""
-    return value if is_number(value) or value.dtype == like.dtype else astype(value, like.dtype, xp)
+    return value if xp is math or value.dtype == like.dtype else astype(value, like.dtype, xp)

@@ -81,7 +81,8 @@ class CoolMomentum:
 
     def _checked_schedule(self) -> Schedule:
         if self.schedule is not None:
-            return check_schedule(self.schedule, self.total_steps or 1)
+            steps = 1 if self.total_steps is None else self.total_steps
+            return check_schedule(self.schedule, _check.whole("total_steps", steps, 1))
         if self.total_steps is None:
             raise TypeError(_check.TOTAL_STEPS_MISSING)
         return CoolingSchedule(

@@ -1,0 +1,31 @@
+# Two commands do all set-up on a fresh machine with Python 3.11 or newer: make demo, make test.
+PYTHON ?= python3
+FRAMEWORKS ?= torch
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python -m benchmarks.demo --frameworks $(FRAMEWORKS) --output results/demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pre-commit validate-config
+	$(BIN)/check-symlinks coolmomentum/*
+
+clean:
+	rm -rf $(VENV) results
+
+# One stamp for each set of extras: a change of the requirements installs anew.
+$(VENV)/%.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
+	  f'Python 3.11 or newer is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 ...')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $@

@@ -1,0 +1,34 @@
+"""Fixtures and settings that every test shares."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import pytest
+from libraries import LIBRARIES, Library
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(params=LIBRARIES, ids=lambda library: library.name)
+def library(request: pytest.FixtureRequest) -> Library:
+    """Each array library; JAX both eager and jitted."""
+    return request.param
+
+
+@pytest.fixture
+def jax_x64() -> Iterator[None]:
+    """JAX with 64-bit types, as ``jax.config.update("jax_enable_x64", True)`` makes it."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest, library: Library) -> str:
+    """The dtypes that a library computes in; JAX has float64 with x64 only."""
+    if request.param == "float64" and library.xp is jnp:
+        request.getfixturevalue("jax_x64")
+    return request.param

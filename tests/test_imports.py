@@ -1,0 +1,62 @@
+"""What importing the package does and does not do, in fresh processes and in the sources."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import coolmomentum
+
+PACKAGE = Path(coolmomentum.__file__).parent
+CORE = ("_arrays", "_check", "_defaults", "langevin", "schedules", "temperature", "update")
+FRAMEWORKS = ("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras")
+ADAPTERS = ("numpy", "torch", "keras", "tensorflow", "jax")
+
+
+@pytest.mark.parametrize("module", ["coolmomentum", "coolmomentum.numpy"])
+def test_importing_loads_no_framework_and_says_nothing(module):
+    """A fresh process that imports it loads no framework, prints nothing and warns of nothing."""
+    program = f"import sys, {module}; print(sorted({set(FRAMEWORKS)} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def imports(source: Path) -> set[str]:
+    """The modules that a source file imports, at its top or anywhere else."""
+    nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
+    plain = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    return plain | {
+        "." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)
+    }
+
+
+def test_the_list_of_core_modules_is_complete():
+    """A new module of the core is tested here as well."""
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *CORE}
+
+
+@pytest.mark.parametrize("module", ["__init__", *CORE])
+def test_the_core_imports_itself_numpy_and_the_compatibility_layer(module):
+    """No source of the core names a framework or an adapter, not even inside a function."""
+    for name in imports(PACKAGE / f"{module}.py"):
+        top, _, rest = name.partition(".")
+        assert top in {"coolmomentum", "numpy", "array_api_compat"} | sys.stdlib_module_names
+        assert top != "coolmomentum" or rest.partition(".")[0] not in ADAPTERS
+
+
+@pytest.mark.parametrize("name", ["langevin", "schedules", "temperature", "update"])
+def test_public_names_are_re_exported(name):
+    """Every public name of a core module is the same thing in the package, and listed there."""
+    module = importlib.import_module(f"coolmomentum.{name}")
+    for public in module.__all__:
+        assert getattr(coolmomentum, public) is getattr(module, public)
+        assert public in coolmomentum.__all__

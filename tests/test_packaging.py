@@ -1,0 +1,132 @@
+"""What is shipped: the wheel's files, and what it does in an environment with nothing else."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ADAPTERS = sorted(path.name for path in (ROOT / "backends").iterdir() if path.is_dir())
+ADAPTERS = [name for name in ADAPTERS if not name.startswith("_")]
+
+
+def run(*command, **options):
+    """The output of a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory):
+    """A wheel and an sdist, the wheel built from the sdist as a user's pip would."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(dist):
+    """The built wheel."""
+    (wheel,) = dist.glob("*.whl")
+    return wheel
+
+
+def test_every_adapter_is_linked_and_left_to_the_rename():
+    """coolmomentum/<name> is a relative link to backends/<name>, and no wheel takes it twice."""
+    settings = (ROOT / "pyproject.toml").read_text()
+    for name in ADAPTERS:
+        assert (ROOT / "coolmomentum" / name).readlink() == Path(f"../backends/{name}")
+        assert f'"/coolmomentum/{name}"' in settings
+
+
+def test_wheel_has_the_adapters_and_nothing_else(wheel):
+    """One top-level package, adapters inside it, py.typed, no tests, no links."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        links = [i.filename for i in archive.infolist() if (i.external_attr >> 28) == 0xA]
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"coolmomentum"}
+    assert len(names) == len(set(names))
+    assert not links
+    assert "coolmomentum/py.typed" in names
+    for name in ADAPTERS:
+        shipped = {n for n in names if n.startswith(f"coolmomentum/{name}/")}
+        written = (ROOT / "backends" / name).glob("*.py")
+        assert shipped == {f"coolmomentum/{name}/{path.name}" for path in written}
+
+
+def test_sdist_has_what_a_packager_needs(dist):
+    """Sources, tests, licence and the links of the checkout."""
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {
+        "LICENSE",
+        "README.md",
+        "tests/test_packaging.py",
+        "backends/torch/__init__.py",
+    } <= names
+
+
+@pytest.fixture(scope="session")
+def empty_python(tmp_path_factory, wheel):
+    """The Python of a fresh environment that has only the wheel and what it requires."""
+    folder = tmp_path_factory.mktemp("empty")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    pins = str(ROOT / "constraints.txt")
+    run(str(python), "-m", "pip", "install", "--quiet", "-c", pins, str(wheel), cwd=folder)
+    return python
+
+
+def test_wheel_works_with_numpy_alone(empty_python, tmp_path):
+    """The core and the reference optimizer work where no framework is installed."""
+    code = (
+        "import coolmomentum, coolmomentum.numpy, sys, numpy as np\n"
+        "print(coolmomentum.CoolingSchedule(2, 0.75)(1))\n"
+        "o = coolmomentum.numpy.CoolMomentum(lr=0.25, total_steps=2, rho0=0.75)\n"
+        "x = [np.ones(1)]; s = o.init(x); x, s = o.step(x, x, s); print(x[0][0])\n"
+        "from importlib.metadata import version\n"
+        "print(version('coolmomentum') == coolmomentum.__version__)"
+    )
+    assert run(str(empty_python), "-c", code, cwd=tmp_path).split() == ["0.5", "0.78125", "True"]
+
+
+def test_a_missing_framework_is_named_with_its_extra(empty_python, tmp_path):
+    """Importing an adapter without its framework gives one line that says what to install."""
+    command = [str(empty_python), "-c", "import coolmomentum.torch"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == (
+        'ImportError: coolmomentum.torch needs PyTorch: pip install "coolmomentum[torch]"'
+    )
+
+
+def test_the_wheel_passes_the_tests(wheel, tmp_path):
+    """The tests of core and adapters pass against the wheel's files, away from the checkout."""
+    site = tmp_path / "site"
+    run(
+        sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)
+    )
+    shutil.copytree(ROOT / "tests", tmp_path / "tests")
+    skipped = [
+        "packaging",
+        "distributed",
+        "compile",
+        "demo",
+    ]  # they test the checkout, or take long
+    ignored = [f"--ignore-glob=*test_*{name}*" for name in skipped]
+    (tmp_path / "conftest.py").write_text(
+        "import coolmomentum\n"
+        f"assert coolmomentum.__file__.startswith({str(site)!r}), coolmomentum.__file__\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "tests", *ignored]
+    output = run(*command, cwd=tmp_path, env=environment)
+    assert "passed" in output.splitlines()[-1]

@@ -1,0 +1,78 @@
+"""A step never waits for its device: every value that the host reads from a tensor is recorded."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from coolmomentum.torch import CoolMomentum
+
+VARIANTS = {
+    "one by one": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+    "decoupled": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    "half precision": {"dtype": torch.bfloat16},
+}
+
+
+class HostReads(TorchDispatchMode):
+    """Remembers the tensors whose value the host has asked for, which on a GPU is to wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.tensors = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Record ``item()`` and its kin, and whatever has a shape that depends on values."""
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.tensors.append(args[0])
+        assert torch.Tag.dynamic_output_shape not in function.tags
+        return function(*args, **(kwargs or {}))
+
+
+def make(dtype=torch.float32, **settings):
+    """An optimizer with gradients in place that has taken its first step."""
+    params = [torch.zeros(shape, dtype=dtype) for shape in [(3, 4), (5,)]]
+    for param in params:
+        param.requires_grad_()
+        param.grad = torch.ones_like(param)
+    optimizer = CoolMomentum(params, total_steps=10, **settings)
+    optimizer.step()
+    return optimizer
+
+
+def host_reads(function):
+    """The tensors that a call reads values of."""
+    with HostReads() as reads:
+        function()
+    return reads.tensors
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_step_reads_its_clock_only(settings):
+    """The clock is on the host; of the parameters' device nothing is read."""
+    optimizer = make(**settings)
+    clock = optimizer.param_groups[0]["step"]
+    read = host_reads(optimizer.step)
+    assert read
+    assert all(tensor.data_ptr() == clock.data_ptr() for tensor in read)
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["float", "tensor"])
+def test_a_capturable_step_reads_nothing(settings, lr):
+    """Clock, rho and learning rate stay on the device and are changed in place."""
+    optimizer = make(capturable=True, lr=lr, **settings)
+    group = optimizer.param_groups[0]
+    clock, rho = group["step"], group["rho"]
+    assert host_reads(optimizer.step) == []
+    assert group["step"] is clock
+    assert group["rho"] is rho
+
+
+def test_only_reading_the_temperature_waits():
+    """The temperatures are made without reading; float() reads one value."""
+    optimizer = make()
+    assert host_reads(optimizer.temperature) == []
+    assert host_reads(optimizer.rescaled_temperatures) == []
+    assert len(host_reads(lambda: float(optimizer.temperature()))) == 1
