@@ -1,0 +1,1 @@
+"""Programs that measure the library; none of this is shipped."""

@@ -1,0 +1,1 @@
+"""The demo: three optimizers on real images, with a thermometer; ``python -m benchmarks.demo``."""
