@@ -8,7 +8,8 @@ The protocol:
   latter two with their learning rate annealed by a cosine: all three end cold.
 - Tuning: the same budget for each, a grid of as many learning rates, half a decade apart, on the
   same tuning seeds. The highest mean validation accuracy after the last epoch wins (of equals, the
-  lowest loss). A winner at the edge of its grid is marked.
+  lowest loss). A winner at the edge of its grid is marked. (The first version of this program chose
+  by validation loss, and was changed after its results had been seen, since accuracy is reported.)
 - Report: seeds that the tuning has not seen, on test images that it has not seen. The last epoch
   counts, not the best one.
 - Pairs: runs of one seed start from the same weights and see the same batches, whatever the
