@@ -470,7 +470,7 @@ def largest_adiabaticity(schedule: CoolingSchedule) -> float:
 
     Parameters
     ----------
-    schedule : the schedule; its warm-up does not count.
+    schedule : the schedule; it is looked at from the end of its warm-up on.
 
     Returns
     -------
@@ -482,11 +482,11 @@ def largest_adiabaticity(schedule: CoolingSchedule) -> float:
     >>> round(largest_adiabaticity(CoolingSchedule(300)), 2)
     0.78
     """
+    held = schedule.warmup_steps if schedule.warmup_clock == "hold" else 0
+    steps = schedule.total_steps - held
     return max(
-        float(
-            adiabaticity(cooling_speed(rho, schedule.total_steps, schedule.rho0, schedule.law), rho)
-        )
-        for rho in (schedule.rho0, 0.0)
+        float(adiabaticity(cooling_speed(rho, steps, schedule.rho0, schedule.law), rho))
+        for rho in (schedule(schedule.warmup_steps), 0.0)
     )
 
 

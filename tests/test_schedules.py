@@ -633,6 +633,16 @@ def test_adiabaticity_of_the_default():
     assert largest_adiabaticity(CoolingSchedule(1000)) == pytest.approx(by_hand / 1000, rel=1e-13)
 
 
+def test_adiabaticity_is_looked_at_from_the_end_of_the_warm_up():
+    """A held clock leaves fewer steps to cool in; one that runs on leaves a cooler start."""
+    held = CoolingSchedule(1000, warmup_steps=400, warmup_clock="hold")
+    assert largest_adiabaticity(held) == largest_adiabaticity(CoolingSchedule(600))
+    run = CoolingSchedule(1000, 0.9, "exponential", warmup_steps=500)
+    # tau0 = 19 has fallen to sqrt(19); 1 - rho**2 = 4 tau / (1 + tau)**2
+    by_hand = math.log(19) / 1000 * (1 + math.sqrt(19)) ** 2 / (4 * math.sqrt(19))
+    assert largest_adiabaticity(run) == pytest.approx(by_hand, rel=1e-13)
+
+
 @pytest.mark.parametrize("law", COOLING_LAWS)
 @given(total_steps=st.integers(1, 10**7), bound=st.floats(1e-3, 10))
 def test_adiabatic_rho0_meets_its_bound(law, total_steps, bound):
