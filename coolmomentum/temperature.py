@@ -82,11 +82,11 @@ class DisplacementSum(NamedTuple):
 
         Divide by the learning rate for the temperature of Eq. 22. 0 if nothing was added.
         """
-        samples = self.coordinates * self.steps
-        if is_number(samples):
-            return self.sum_of_squares / max(samples, 1)
-        # An array of steps is an int32 in JAX, which 2**31 coordinates times steps would overflow.
-        return self.sum_of_squares / max(self.coordinates, 1) / (self.steps + (self.steps == 0))
+        # As floats: JAX takes Python integers for int32, which 2**31 coordinates would overflow.
+        if is_number(self.steps):
+            return self.sum_of_squares / float(max(self.coordinates * self.steps, 1))
+        steps = self.steps + (self.steps == 0)
+        return self.sum_of_squares / float(max(self.coordinates, 1)) / steps
 
 
 def rescaled_temperature(displacements: Displacements, *, xp: Any = None) -> Scalar:
