@@ -12,24 +12,24 @@ from coolmomentum import CoolingSchedule
 from coolmomentum.jax import CoolMomentumState, cool_momentum, rho, temperature
 
 BAD = [
-    (dict(learning_rate=-1.0), ValueError, "learning_rate must be finite and >= 0: -1.0"),
-    (dict(learning_rate=float("nan")), ValueError, "learning_rate must be finite and >= 0: nan"),
-    (dict(learning_rate="0.1"), TypeError, "learning_rate must be a real number: '0.1'"),
-    (dict(total_steps=None), TypeError, "total_steps is required"),
-    (dict(total_steps=0), ValueError, "total_steps must be >= 1: 0"),
-    (dict(total_steps=1e3), TypeError, "total_steps must be an integer: 1000.0"),
-    (dict(rho0=1.0), ValueError, "rho0 must be in [0, 1): 1.0"),
-    (dict(rho0=np.float64(-0.5)), ValueError, "rho0 must be in [0, 1): np.float64(-0.5)"),
-    (dict(schedule="cosine"), ValueError, "law must be one of paper, linear, exponential, const"),
-    (dict(schedule=0.9), TypeError, "schedule must be a function of the step: 0.9"),
-    (dict(schedule=lambda step: 1.5), ValueError, "schedule(0) must be in [-1, 1): 1.5"),
-    (dict(schedule=lambda step: step / 50), ValueError, "schedule(50) must be in [-1, 1)"),
-    (dict(schedule=lambda step: "hot"), TypeError, "schedule(0) must be a real number: 'hot'"),
-    (dict(schedule=lambda step: 0.5, total_steps=0), ValueError, "total_steps must be >= 1: 0"),
-    (dict(warmup_steps=100), ValueError, "warmup_steps must be < total_steps = 100: 100"),
-    (dict(warmup_steps=-1), ValueError, "warmup_steps must be >= 0: -1"),
-    (dict(warmup_clock="stop"), ValueError, "warmup_clock must be one of run, hold: 'stop'"),
-    (dict(accumulator_dtype="int32"), TypeError, "accumulator_dtype must be a floating dtype"),
+    ({"learning_rate": -1.0}, ValueError, "learning_rate must be finite and >= 0: -1.0"),
+    ({"learning_rate": float("nan")}, ValueError, "learning_rate must be finite and >= 0: nan"),
+    ({"learning_rate": "0.1"}, TypeError, "learning_rate must be a real number: '0.1'"),
+    ({"total_steps": None}, TypeError, "total_steps is required"),
+    ({"total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
+    ({"total_steps": 1e3}, TypeError, "total_steps must be an integer: 1000.0"),
+    ({"rho0": 1.0}, ValueError, "rho0 must be in [0, 1): 1.0"),
+    ({"rho0": np.float64(-0.5)}, ValueError, "rho0 must be in [0, 1): np.float64(-0.5)"),
+    ({"schedule": "cosine"}, ValueError, "law must be one of paper, linear, exponential, const"),
+    ({"schedule": 0.9}, TypeError, "schedule must be a function of the step: 0.9"),
+    ({"schedule": lambda step: 1.5}, ValueError, "schedule(0) must be in [-1, 1): 1.5"),
+    ({"schedule": lambda step: step / 50}, ValueError, "schedule(50) must be in [-1, 1)"),
+    ({"schedule": lambda step: "hot"}, TypeError, "schedule(0) must be a real number: 'hot'"),
+    ({"schedule": lambda step: 0.5, "total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
+    ({"warmup_steps": 100}, ValueError, "warmup_steps must be < total_steps = 100: 100"),
+    ({"warmup_steps": -1}, ValueError, "warmup_steps must be >= 0: -1"),
+    ({"warmup_clock": "stop"}, ValueError, "warmup_clock must be one of run, hold: 'stop'"),
+    ({"accumulator_dtype": "int32"}, TypeError, "accumulator_dtype must be a floating dtype"),
 ]
 
 
@@ -42,7 +42,7 @@ def test_a_bad_argument_is_refused_when_the_optimizer_is_made(arguments, error, 
 
 
 def test_the_defaults_are_those_of_the_core():
-    """lr 0.01 and rho0 0.99: the first step for a gradient of 1 is 0.01 * 1.99 / 2."""
+    """With lr 0.01 and rho0 0.99: the first step for a gradient of 1 is 0.01 * 1.99 / 2."""
     tx = cool_momentum(total_steps=100)
     updates, _ = tx.update(jnp.ones(()), tx.init(jnp.ones(())))
     assert float(updates) == pytest.approx(-0.00995, rel=1e-6)
@@ -80,7 +80,7 @@ def test_complex_gradients_of_real_displacements_are_refused():
     """A real accumulator cannot hold what a complex parameter does."""
     tx = cool_momentum(0.1, 10, accumulator_dtype="float32")
     params = jnp.ones(2, jnp.complex64)
-    with pytest.raises(TypeError, match="gradients must be real .* complex64 for float32"):
+    with pytest.raises(TypeError, match=r"gradients must be real .* complex64 for float32"):
         tx.update(params, tx.init(params), params)
 
 
@@ -93,7 +93,7 @@ def test_a_reading_without_a_state_to_read_says_so():
 def test_rho_cannot_be_read_with_the_name_of_a_law():
     """The state does not know how long the run is, nor does the name."""
     state = CoolMomentumState(jnp.asarray(0), jnp.zeros(2))
-    with pytest.raises(TypeError, match="schedule must be a CoolingSchedule or a function .*'pap"):
+    with pytest.raises(TypeError, match=r"schedule must be a CoolingSchedule or a function .*'pap"):
         rho(state, "paper")
 
 

@@ -13,6 +13,7 @@ TX = cool_momentum(0.5, 4, 0.5)  # first update for a gradient of 1: -0.5 * 1.5 
 
 
 def first(params, gradients, tx=TX):
+    """The first update, and the state after it."""
     return tx.update(gradients, tx.init(params), params)
 
 
@@ -22,7 +23,9 @@ def test_the_state_is_a_clock_and_a_pytree_like_the_parameters():
     state = TX.init(params)
     assert type(state) is CoolMomentumState
     assert state._fields == ("count", "displacement")
-    assert same(state, CoolMomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params)))
+    assert same(
+        state, CoolMomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+    )
     assert int(optax.tree.get(state, "count")) == 0
 
 
@@ -164,7 +167,7 @@ def test_tree_map_params_knows_the_displacement():
 
 
 def test_nothing_passed_in_is_changed_and_extra_arguments_are_ignored():
-    """update is a pure function."""
+    """The update is a pure function."""
     params = {"w": np.ones(2, "float32")}
     params["w"].flags.writeable = False
     state = TX.init(params)

@@ -21,23 +21,23 @@ LAWS = ["paper", "linear", "exponential", "constant"]
 # x_1, x_2, ... on U = x^2 / 2 from x_0 = 1 at rest: shared/science.md, section 6, A to D
 GOLDEN = {
     "constant": (
-        dict(learning_rate=0.1, total_steps=9, rho0=0.9, schedule="constant"),
+        {"learning_rate": 0.1, "total_steps": 9, "rho0": 0.9, "schedule": "constant"},
         0.0,
         "181/200 29341/40000 4076101/8000000 415196461/1600000000 3146286421/320000000000"
         " -13811263198019/64000000000000",
     ),
     "paper": (
-        dict(learning_rate=0.25, total_steps=2, rho0=0.75),
+        {"learning_rate": 0.25, "total_steps": 2, "rho0": 0.75},
         0.0,
         "25/32 269/512 1883/4096 13181/32768 92267/262144",
     ),
     "coupled weight decay": (
-        dict(learning_rate=0.25, total_steps=2, rho0=0.75),
+        {"learning_rate": 0.25, "total_steps": 2, "rho0": 0.75},
         0.5,
         "43/64 653/2048 8489/32768 110357/524288",
     ),
     "linear": (
-        dict(learning_rate=0.1, total_steps=4, rho0=0.9, schedule="linear"),
+        {"learning_rate": 0.1, "total_steps": 4, "rho0": 0.9, "schedule": "linear"},
         0.0,
         "181/200 45731/62000 363899/682000 2798291/8060000 53167529/161200000"
         " 1010183051/3224000000",
@@ -46,6 +46,7 @@ GOLDEN = {
 
 
 def coupled(settings, weight_decay):
+    """The optimizer with coupled L2."""
     tx = cool_momentum(**settings)
     return optax.chain(optax.add_decayed_weights(weight_decay), tx) if weight_decay else tx
 
@@ -129,6 +130,7 @@ def test_one_step_from_anywhere_is_the_step_of_the_oracle(run, time, shape, scal
 
 
 def trajectory_of_oracle(optimizer, x, gradients, learning_rates=None):
+    """Parameter and displacement of the NumPy reference after the gradients."""
     params, state = [x], optimizer.init([x])
     for n, g in enumerate(gradients):
         if learning_rates is not None:
