@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,5 +23,7 @@ def suite(name: str, **tables: Any) -> types.ModuleType:
     module.__dict__.update(__file__=spec.origin, replaced_=tables)
     # The decorators of the classes read the tables, so they are replaced before the first class.
     tree.body[first_class:first_class] = ast.parse("globals().update(replaced_)").body
-    exec(compile(tree, spec.origin, "exec"), module.__dict__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the optimizers in their own tables
+        exec(compile(tree, spec.origin, "exec"), module.__dict__)
     return module

@@ -275,7 +275,9 @@ def _global_sum(displacement: jax.Array, axis_name: AxisName | None) -> Displace
 
 def _varying_axes(x: jax.Array) -> tuple[Hashable, ...]:
     """Axes of shard_map along which ``x`` is not known to be the same."""
-    return tuple(getattr(jax.typeof(x), "vma", ()))
+    kind = jax.typeof(x)
+    # The type says so in ``mat.varying`` since JAX 0.10, and said so in ``vma`` before.
+    return tuple(kind.mat.varying if hasattr(kind, "mat") else kind.vma)
 
 
 def _walking(state: CoolMomentumState) -> list[jax.Array]:
