@@ -76,6 +76,18 @@ def test_it_can_be_made_inside_jit_with_traced_hyperparameters():
     assert [float(u) for u in first_update(0.25, 2, 0.75)] == [-0.21875] * 3
 
 
+def test_a_bad_schedule_is_refused_inside_jit_too():
+    """What it gives does not depend on anything traced, so it can be known."""
+
+    @jax.jit
+    def make(x):
+        cool_momentum(0.1, schedule=lambda step: jnp.asarray(1.5) + 0 * step)
+        return x
+
+    with pytest.raises(ValueError, match=r"schedule\(0\) must be in \[-1, 1\)"):
+        make(1.0)
+
+
 def test_complex_gradients_of_real_displacements_are_refused():
     """A real accumulator cannot hold what a complex parameter does."""
     tx = cool_momentum(0.1, 10, accumulator_dtype="float32")

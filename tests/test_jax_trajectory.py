@@ -228,8 +228,10 @@ def test_the_clock_saturates_and_rho_stays_0():
         assert float(updates) == -0.25
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_low_precision_is_for_storing_not_for_computing(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "digits"), [("bfloat16", 8), ("float16", 11), ("float8_e5m2", 3)]
+)
+def test_low_precision_is_for_storing_not_for_computing(dtype, digits):
     """An update is the exact one rounded once to the dtype of the parameters."""
     random = np.random.default_rng(5)
     dx, g = (jnp.asarray(random.standard_normal(1000), dtype) for _ in range(2))
@@ -238,9 +240,10 @@ def test_low_precision_is_for_storing_not_for_computing(dtype):
     assert updates.dtype == state.displacement.dtype == dtype
     wide_dx, wide_g = np.asarray(dx, "float64"), np.asarray(g, "float64")
     exact = 0.9 * wide_dx - 0.1 * 1.9 / 2 * wide_g  # rho is 0.9 at half time
-    ulp = 2.0**-8 if dtype == "bfloat16" else 2.0**-11  # half a unit in the last place, relative
     error = np.abs(np.asarray(updates, "float64") - exact)
-    assert np.all(error <= ulp * np.abs(exact) + 1e-6 * (np.abs(wide_dx) + np.abs(wide_g)))
+    # half a unit in the last place, and of the smallest normal number of float8, 2**-14
+    half = 2.0**-digits * np.maximum(np.abs(exact), 2.0**-14)
+    assert np.all(error <= half + 1e-6 * (np.abs(wide_dx) + np.abs(wide_g)))
 
 
 def test_a_float32_accumulator_follows_float32_to_the_end():
