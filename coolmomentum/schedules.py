@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from coolmomentum import _check, _defaults
-from coolmomentum._arrays import Array, DType, Scalar, astype, is_number, namespace, real_dtype
+from coolmomentum._arrays import DType, Scalar, astype, is_number, namespace, real_dtype
 from coolmomentum.langevin import adiabaticity, reduced_temperature, rho_from_reduced_temperature
 
 __all__ = [
@@ -75,7 +75,7 @@ class CoolingSchedule:
     ------
     TypeError, ValueError
         If an argument is out of range. Arrays (0-d), which may be traced, are taken unchecked for
-        total_steps and rho0.
+        total_steps, rho0 and warmup_steps.
 
     Examples
     --------
@@ -103,11 +103,14 @@ class CoolingSchedule:
             object.__setattr__(self, "rho0", _check.half_open("rho0", self.rho0))
         _check.one_of("law", self.law, get_args(Law))
         _check.one_of("warmup_clock", self.warmup_clock, get_args(WarmupClock))
-        object.__setattr__(self, "warmup_steps", _check.whole("warmup_steps", self.warmup_steps, 0))
-        if _is_checkable(self.total_steps) and self.warmup_steps >= self.total_steps:
-            raise ValueError(
-                f"warmup_steps must be < total_steps = {self.total_steps}: {self.warmup_steps}"
+        if _is_checkable(self.warmup_steps):
+            object.__setattr__(
+                self, "warmup_steps", _check.whole("warmup_steps", self.warmup_steps, 0)
             )
+            if _is_checkable(self.total_steps) and self.warmup_steps >= self.total_steps:
+                raise ValueError(
+                    f"warmup_steps must be < total_steps = {self.total_steps}: {self.warmup_steps}"
+                )
 
     def __call__(self, step: Scalar, *, dtype: DType = None, xp: Any = None) -> Scalar:
         """Rho for the next step when ``step`` steps have been taken; see :func:`cooled_rho`."""
@@ -128,7 +131,7 @@ def cooled_rho(
     total_steps: Scalar,
     rho0: Scalar = _defaults.RHO0,
     law: Law = _defaults.LAW,
-    warmup_steps: int = 0,
+    warmup_steps: Scalar = 0,
     warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
     *,
     dtype: DType = None,
@@ -154,15 +157,20 @@ def cooled_rho(
     >>> round(cooled_rho(156_200, 312_400), 12)
     0.9
     """
-    xp = xp or namespace(step, total_steps, rho0)
+    xp = xp or namespace(step, total_steps, rho0, warmup_steps)
     if is_number(step) and hasattr(xp, "asarray"):
         step = xp.asarray(step)  # a number beside arrays
+    if xp is not math and is_number(total_steps) and total_steps > _largest(step, xp):
+        # Then the integers of the step do not reach the end, and JAX refuses a longer Python one.
+        step, total_steps = _as_float(step, dtype, xp), float(total_steps)
+        warmup_steps = float(warmup_steps) if is_number(warmup_steps) else warmup_steps
     start = warmup_steps if warmup_clock == "hold" else 0
     span = total_steps - start
-    left, n = (_as_float(steps, dtype, xp) for steps in _left_and_taken(step - start, span, xp))
+    n = _clamp(step - start, span, xp)
+    left, n = _as_float(span - n, dtype, xp), _as_float(n, dtype, xp)
     span = float(span) if is_number(span) else astype(span, left.dtype, xp)
     rho = _LAWS[law](left, n, span, rho0, xp)
-    if warmup_steps == 0:
+    if is_number(warmup_steps) and warmup_steps == 0:
         return rho
     if xp is math:
         return rho if step >= warmup_steps else 0.0
@@ -202,22 +210,16 @@ def _log1p(x: Scalar, xp: Any) -> Scalar:
     return math.log1p(x) if is_number(x) else xp.log1p(x)
 
 
-def _left_and_taken(n: Scalar, span: Scalar, xp: Any) -> tuple[Scalar, Scalar]:
-    """``span - n`` and ``n`` with n in [0, span]: a clock that wrapped must not reach the laws."""
-    if xp is math:
-        n = min(max(n, 0), span)
-        return span - n, n
-    if not is_number(n) and is_number(span) and span > _largest(n, xp):
-        n, span = _as_float(n, None, xp), float(span)
-    n = xp.clip(n, 0, span)
-    return span - n, n
+def _clamp(n: Scalar, span: Scalar, xp: Any) -> Scalar:
+    """``n`` in [0, span]: a clock that wrapped or ran on must not reach the laws."""
+    return min(max(n, 0), span) if xp is math else xp.clip(n, 0, span)
 
 
-def _largest(n: Array, xp: Any) -> float:
-    """The largest number that the dtype of ``n`` holds, 2**31 - 1 where it cannot be asked."""
-    if not hasattr(xp, "iinfo"):
+def _largest(n: Scalar, xp: Any) -> int:
+    """The largest integer that the dtype of ``n`` holds, 2**31 - 1 where it cannot be asked."""
+    if is_number(n) or not hasattr(xp, "iinfo") or not xp.isdtype(n.dtype, "integral"):
         return 2**31 - 1
-    return float(xp.iinfo(n.dtype).max) if xp.isdtype(n.dtype, "integral") else math.inf
+    return int(xp.iinfo(n.dtype).max)
 
 
 def _as_float(x: Scalar, dtype: DType, xp: Any) -> Scalar:

@@ -84,8 +84,9 @@ class DisplacementSum(NamedTuple):
         Divide by the learning rate for the temperature of Eq. 22. 0 if nothing was added.
         """
         if is_number(self.coordinates) and is_number(self.steps):
-            return self.sum_of_squares / max(self.coordinates * self.steps, 1)
-        # Arrays of counts are int32 in JAX, which 2**31 coordinates times steps would overflow.
+            # As a float: JAX takes a Python integer for an int32.
+            return self.sum_of_squares / float(max(self.coordinates * self.steps, 1))
+        # One by one, because their product may be more than an int32 holds.
         return self.sum_of_squares / _at_least_one(self.coordinates) / _at_least_one(self.steps)
 
 
@@ -212,7 +213,7 @@ def squared_norm(x: Array, *, xp: Any = None) -> Scalar:
 
 
 def _at_least_one(count: Scalar) -> Scalar:
-    return max(count, 1) if is_number(count) else count + (count == 0)
+    return float(max(count, 1)) if is_number(count) else count + (count == 0)
 
 
 def _as_list(displacements: Displacements) -> list[Array]:

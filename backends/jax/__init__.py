@@ -1,0 +1,28 @@
+"""CoolMomentum as an optax gradient transformation, and the readings of its state."""
+
+try:
+    import jax as _jax  # noqa: F401
+    import optax as _optax  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        'coolmomentum.jax needs JAX and optax: pip install "coolmomentum[jax]"'
+    ) from error
+
+from coolmomentum.jax._readings import (
+    per_leaf,
+    rescaled_temperature,
+    rho,
+    step_size,
+    temperature,
+)
+from coolmomentum.jax._transform import CoolMomentumState, cool_momentum
+
+__all__ = [
+    "CoolMomentumState",
+    "cool_momentum",
+    "per_leaf",
+    "rescaled_temperature",
+    "rho",
+    "step_size",
+    "temperature",
+]

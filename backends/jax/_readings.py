@@ -1,0 +1,312 @@
+"""What can be read of a run from the state: rho, step size and temperature, pooled or per leaf.
+
+Each function takes the state of any optimizer with :func:`coolmomentum.jax.cool_momentum` somewhere
+in it (``chain``, ``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps``, ... or a whole
+``TrainState``), on the host or under ``jit``, and costs nothing where it is not called. The state
+holds no settings, so the learning rate and the schedule are passed as they were to the optimizer.
+
+If there are several CoolMomentum states, as one for each group of ``partition``, a reading is the
+mean over all their coordinates. Where the groups have different settings, read the state of each.
+"""
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from coolmomentum import DisplacementSum
+from coolmomentum import step_size as step_size_of
+from coolmomentum._arrays import DType
+from coolmomentum.jax._transform import (
+    CoolMomentumState,
+    RhoSchedule,
+    precision,
+    rho_at,
+    value_at,
+    walks,
+)
+
+AxisName = Hashable | Sequence[Hashable]  # of shard_map, pmap or vmap
+Reading = Callable[[CoolMomentumState], jax.Array]
+
+
+def rho(opt_state: optax.OptState, schedule: RhoSchedule) -> jax.Array:
+    """Momentum coefficient that the next step will use.
+
+    Parameters
+    ----------
+    opt_state : state of the optimizer.
+    schedule : the :class:`coolmomentum.CoolingSchedule` of the optimizer, or its callable.
+
+    Returns
+    -------
+    rho in [-1, 1), a 0-d array in float32, or float64 for float64 parameters
+
+    Raises
+    ------
+    TypeError
+        If the schedule is the name of a law, which does not say how long the run is.
+    ValueError
+        If there is no CoolMomentum state in ``opt_state``.
+
+    Examples
+    --------
+    >>> from coolmomentum import CoolingSchedule
+    >>> from coolmomentum.jax import cool_momentum
+    >>> cooling = CoolingSchedule(total_steps=100, rho0=0.75)
+    >>> opt_state = cool_momentum(0.1, schedule=cooling).init(jnp.zeros(3))
+    >>> float(rho(opt_state, cooling))
+    0.75
+    """
+    _check_schedule(schedule)
+    return _pooled(opt_state, lambda state: rho_at(schedule, state.count, _precision(state)))
+
+
+def step_size(
+    opt_state: optax.OptState, learning_rate: optax.ScalarOrSchedule, schedule: RhoSchedule
+) -> jax.Array:
+    """What the next step will multiply the gradient with, Eq. 16.
+
+    Parameters
+    ----------
+    opt_state : state of the optimizer.
+    learning_rate : of the optimizer: a number, an array or an optax schedule.
+    schedule : the :class:`coolmomentum.CoolingSchedule` of the optimizer, or its callable.
+
+    Returns
+    -------
+    step size eta, a 0-d array in float32, or float64 for float64 parameters
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`rho`.
+
+    Examples
+    --------
+    >>> from coolmomentum import CoolingSchedule
+    >>> from coolmomentum.jax import cool_momentum
+    >>> cooling = CoolingSchedule(total_steps=100, rho0=0.5)
+    >>> opt_state = cool_momentum(0.25, schedule=cooling).init(jnp.zeros(3))
+    >>> float(step_size(opt_state, 0.25, cooling))
+    0.1875
+    """
+    _check_schedule(schedule)
+
+    def read(state: CoolMomentumState) -> jax.Array:
+        dtype = _precision(state)
+        now = rho_at(schedule, state.count, dtype)
+        eta: jax.Array = step_size_of(value_at(learning_rate, state.count, dtype), now)
+        return eta
+
+    return _pooled(opt_state, read)
+
+
+def temperature(
+    opt_state: optax.OptState,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Temperature of the last step, Eq. 22: the mean squared displacement over the learning rate.
+
+    It follows the thermostat, not the landscape: it shows that the walk cools, not that it found
+    its minimum. 0 before the first step.
+
+    Parameters
+    ----------
+    opt_state : state of the optimizer.
+    learning_rate : of the optimizer, > 0: a number, an array or an optax schedule, which is asked
+        for the learning rate of the last step.
+    axis_name : see :func:`rescaled_temperature`.
+
+    Returns
+    -------
+    temperature, an energy: a 0-d array, float32 or better
+
+    Raises
+    ------
+    ValueError
+        If there is no CoolMomentum state in ``opt_state``.
+
+    Examples
+    --------
+    >>> state = CoolMomentumState(jnp.asarray(1), {"w": jnp.array([0.25, -0.75])})
+    >>> float(temperature(state, learning_rate=0.5))
+    0.625
+    """
+
+    def read(state: CoolMomentumState) -> jax.Array:
+        last = jnp.maximum(state.count - 1, 0)
+        return _rescaled(state, axis_name) / value_at(learning_rate, last, _precision(state))
+
+    return _pooled(opt_state, read, axis_name)
+
+
+def rescaled_temperature(
+    opt_state: optax.OptState, *, axis_name: AxisName | None = None
+) -> jax.Array:
+    """Mean squared displacement of the last step, ``T dt**2``, over all parameters that move.
+
+    Under ``jit`` with sharded arrays it is the global one. So it is under ``shard_map``, where it
+    sums over the mesh axes along which each displacement varies; only with ``check_vma=False``, and
+    under ``pmap``, nothing tells which those are, and ``axis_name`` has to.
+
+    Parameters
+    ----------
+    opt_state : state of the optimizer.
+    axis_name : mapped axis, or axes, along which all displacements are split.
+
+    Returns
+    -------
+    rescaled temperature, in the unit of a squared parameter: a 0-d array, float32 or better; 0 if
+    no parameter moves
+
+    Raises
+    ------
+    ValueError
+        If there is no CoolMomentum state in ``opt_state``.
+
+    Examples
+    --------
+    >>> state = CoolMomentumState(jnp.asarray(1), {"w": jnp.array([3.0, 4.0]), "b": jnp.array(0.0)})
+    >>> round(float(rescaled_temperature(state)), 5)
+    8.33333
+    """
+    return _pooled(opt_state, lambda state: _rescaled(state, axis_name), axis_name)
+
+
+def per_leaf(reading: Callable[..., jax.Array], opt_state: optax.OptState, *args: Any) -> Any:
+    """A reading of each parameter instead of all of them together.
+
+    Parameters
+    ----------
+    reading : one of the functions of this module.
+    opt_state : state of the optimizer.
+    args : what else the function takes.
+
+    Returns
+    -------
+    a pytree like the parameters, with the reading of each; :class:`optax.MaskedNode`, which is no
+    leaf, stands where CoolMomentum moves nothing: masked and integer parameters
+
+    Raises
+    ------
+    ValueError
+        If there is no CoolMomentum state in ``opt_state``, or two of them move one parameter or
+        belong to different parameter trees.
+
+    Examples
+    --------
+    >>> state = CoolMomentumState(jnp.asarray(1), {"b": jnp.array([1.0]), "w": jnp.array([3.0])})
+    >>> jax.tree.map(float, per_leaf(temperature, state, 0.5))
+    {'b': 2.0, 'w': 18.0}
+    """
+
+    def read(count: jax.Array, displacement: jax.Array) -> Any:
+        if not walks(displacement):
+            return optax.MaskedNode()
+        return reading(CoolMomentumState(count, displacement), *args)
+
+    trees = [
+        jax.tree.map(functools.partial(read, state.count), state.displacement)
+        for state in _states(opt_state)
+    ]
+    try:
+        return functools.reduce(_overlaid, trees)
+    except ValueError as error:
+        raise ValueError(
+            "opt_state must hold each parameter of one parameter tree once: "
+            "read its CoolMomentum states one by one"
+        ) from error
+
+
+def _states(opt_state: optax.OptState) -> list[CoolMomentumState]:
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
+    states = [node for node in nodes if isinstance(node, CoolMomentumState)]
+    if not states:
+        raise ValueError(
+            "opt_state must have the state of a cool_momentum in it: "
+            f"{type(opt_state).__name__} has none"
+        )
+    return states
+
+
+def _pooled(
+    opt_state: optax.OptState, read: Reading, axis_name: AxisName | None = None
+) -> jax.Array:
+    """Mean of the readings of the states, each weighted by its coordinates."""
+    states = _states(opt_state)
+    first, *others = [read(state) for state in states]
+    if not others:
+        return first
+    sizes = [_sum(state, axis_name).coordinates for state in states]
+    whole = max(sum(sizes), 1)
+    # As differences, so that the mean of equal readings is that reading to the last bit.
+    shares = [
+        (reading - first) * (size / whole) for reading, size in zip(others, sizes[1:], strict=True)
+    ]
+    return functools.reduce(jnp.add, shares, first)
+
+
+def _rescaled(state: CoolMomentumState, axis_name: AxisName | None) -> jax.Array:
+    return jnp.asarray(_sum(state, axis_name).read(), _precision(state))
+
+
+def _sum(state: CoolMomentumState, axis_name: AxisName | None) -> DisplacementSum:
+    sums = [_global_sum(dx, axis_name) for dx in _walking(state)]
+    return functools.reduce(DisplacementSum.merge, sums, DisplacementSum(steps=1))
+
+
+def _global_sum(displacement: jax.Array, axis_name: AxisName | None) -> DisplacementSum:
+    """The sum over all shards of one displacement."""
+    local = DisplacementSum().add(displacement, xp=jnp)
+    axes = _varying_axes(displacement) if axis_name is None else axis_name
+    if axes == ():
+        return local
+    total = lax.psum(local.sum_of_squares, axes)  # type: ignore[no-untyped-call]  # JAX's
+    shards = lax.psum(1, axes)  # type: ignore[no-untyped-call]  # JAX's; it is a Python int
+    return DisplacementSum(total, local.coordinates * shards, local.steps)
+
+
+def _varying_axes(x: jax.Array) -> tuple[Hashable, ...]:
+    """Axes of shard_map along which ``x`` is not known to be the same."""
+    kind = jax.typeof(x)
+    # The type says so in ``mat.varying`` since JAX 0.10, and said so in ``vma`` before.
+    return tuple(kind.mat.varying if hasattr(kind, "mat") else kind.vma)
+
+
+def _walking(state: CoolMomentumState) -> list[jax.Array]:
+    return [dx for dx in jax.tree.leaves(state.displacement) if walks(dx)]
+
+
+def _precision(state: CoolMomentumState) -> DType:
+    return precision(*_walking(state))
+
+
+def _check_schedule(schedule: RhoSchedule) -> None:
+    if isinstance(schedule, str):
+        raise TypeError(
+            "schedule must be a CoolingSchedule or a function of the step, "
+            f"as the name of a law has no length: {schedule!r}"
+        )
+
+
+def _overlaid(a: Any, b: Any) -> Any:
+    """Two trees as one; where one of them is masked, and perhaps a whole branch, the other."""
+    if isinstance(a, optax.MaskedNode):
+        return b
+    if isinstance(b, optax.MaskedNode):
+        return a
+    (branches, structure), (others, other) = _one_level(a), _one_level(b)
+    if structure != other or any(branch is a for branch in branches):
+        raise ValueError("not the branches of one tree")
+    return jax.tree.unflatten(structure, map(_overlaid, branches, others))
+
+
+def _one_level(tree: Any) -> tuple[list[Any], Any]:
+    return jax.tree.flatten(tree, is_leaf=lambda node: node is not tree)

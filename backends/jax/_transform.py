@@ -1,0 +1,270 @@
+"""The gradient transformation: the core's update rule over a pytree of parameters."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import export
+
+from coolmomentum import _check, _defaults
+from coolmomentum import step_size as step_size_of
+from coolmomentum._arrays import DType, Scalar, wide
+from coolmomentum.schedules import (
+    CoolingSchedule,
+    Law,
+    Schedule,
+    WarmupClock,
+    check_schedule,
+)
+from coolmomentum.update import next_displacement
+
+Leaf = Any  # an array or a Python number, concrete or traced
+RhoSchedule = Schedule | jax.Array  # step -> rho, or a rho that does not depend on the step
+
+
+class CoolMomentumState(NamedTuple):
+    """What the next step needs."""
+
+    # tuple.count is hidden on purpose: optax calls every clock so
+    count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
+    displacement: optax.Params  # last change of each parameter, of its shape; see accumulator_dtype
+
+
+# jax.export refuses a state that it cannot name in the file. If the name is taken, the module was
+# reloaded, and the class that has the name has the same two fields.
+with contextlib.suppress(ValueError):
+    export.register_namedtuple_serialization(
+        CoolMomentumState, serialized_name="coolmomentum.jax.CoolMomentumState"
+    )
+
+
+def cool_momentum(
+    learning_rate: optax.ScalarOrSchedule = _defaults.LEARNING_RATE,
+    total_steps: int | jax.Array | None = None,
+    rho0: float | jax.Array = _defaults.RHO0,
+    *,
+    schedule: Law | RhoSchedule = _defaults.LAW,
+    warmup_steps: int | jax.Array = 0,
+    warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
+    accumulator_dtype: DType | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The CoolMomentum optimizer.
+
+    Momentum SGD read as Langevin dynamics: the momentum coefficient :math:`\rho` cools from
+    ``rho0`` to 0 over ``total_steps`` steps, and the temperature of the walk falls with it. With
+    :math:`n` the steps already taken, :math:`g_n` the gradient and :math:`dt^2` the learning rate,
+
+    .. math::
+
+        \eta_n &= dt^2 (1 + \rho_n) / 2 \\
+        \Delta x_{n+1} &= \rho_n \Delta x_n - \eta_n g_n
+
+    and :math:`\Delta x_{n+1}` is both the update and the state. Unlike in :func:`optax.sgd` the
+    learning rate acts inside the momentum, so that the state is the change of the parameters
+    whatever a learning-rate schedule does, and no learning rate goes after it in a chain. The
+    first update of ``cool_momentum(0.25, 2, rho0=0.75)`` for a gradient of 1 is
+    ``-0.25 * 1.75 / 2 = -0.21875``.
+
+    The arithmetic is done in float32 at least (float64 for float64 leaves). Integer and boolean
+    leaves do not move. A leaf whose gradient is None gets None and keeps its displacement. Under
+    :func:`optax.inject_hyperparams` float hyperparameters take the dtype of the parameters: with
+    bfloat16 parameters pass it ``hyperparam_dtype=jnp.float32``, or rho0 = 0.99 becomes 0.98828.
+
+    Parameters
+    ----------
+    learning_rate : base learning rate, the squared time step ``dt**2``, finite and >= 0; a number,
+        a scalar array or an optax schedule.
+    total_steps : the optimizer steps over which rho cools to 0, an integer >= 1; after them the
+        optimizer is SGD with step ``learning_rate / 2``. Required, unless ``schedule`` is callable.
+    rho0 : initial momentum coefficient in [0, 1).
+    schedule : how rho cools: the name of a law of :class:`coolmomentum.CoolingSchedule` ("paper",
+        "linear", "exponential" or "constant"), or in place of ``total_steps``, ``rho0`` and the
+        warm-up a :class:`coolmomentum.CoolingSchedule` or any callable ``step -> rho`` in [-1, 1).
+        An array is a constant rho; :func:`optax.inject_hyperparams` makes one of a callable.
+    warmup_steps : steps at the start with rho = 0, an integer in [0, total_steps).
+    warmup_clock : "run" or "hold", whether the cooling clock runs during the warm-up.
+    accumulator_dtype : floating dtype of the displacements; that of the parameters if None.
+
+    Returns
+    -------
+    the transformation, whose state is a :class:`CoolMomentumState`; its updates are in the dtype of
+    the parameters, or of the gradients if ``update`` is called without parameters
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range. Arrays, which may be traced, are taken unchecked.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from coolmomentum.jax import cool_momentum, rho, temperature
+    >>> from coolmomentum import CoolingSchedule
+    >>> cooling = CoolingSchedule(total_steps=2, rho0=0.75)
+    >>> tx = cool_momentum(learning_rate=0.25, schedule=cooling)
+    >>> params = {"w": jnp.array([1.0])}
+    >>> opt_state = tx.init(params)
+    >>> for _ in range(2):
+    ...     grads = jax.grad(lambda p: jnp.sum(p["w"] ** 2) / 2)(params)
+    ...     updates, opt_state = tx.update(grads, opt_state, params)
+    ...     params = optax.apply_updates(params, updates)
+    >>> float(params["w"][0]), float(rho(opt_state, cooling))
+    (0.525390625, 0.0)
+    >>> round(float(temperature(opt_state, learning_rate=0.25)), 6)
+    0.261856
+
+    References
+    ----------
+    Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics
+    with simulated annealing", Scientific Reports 11, 10705 (2021), Eqs 14, 16, 20 and 21.
+    """
+    if not (callable(learning_rate) or _is_array(learning_rate)):
+        _check.non_negative("learning_rate", learning_rate)
+    cooling = _cooling(schedule, total_steps, rho0, warmup_steps, warmup_clock)
+    accumulator = _accumulator_dtype(accumulator_dtype)
+
+    def init_fn(params: optax.Params) -> CoolMomentumState:
+        at_rest = functools.partial(_at_rest, dtype=accumulator)
+        return CoolMomentumState(jnp.zeros([], jnp.int32), jax.tree.map(at_rest, params))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: CoolMomentumState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, CoolMomentumState]:
+        del extra_args
+
+        @functools.cache  # one rho and one step size for all leaves of a precision
+        def coefficients(dtype: DType) -> tuple[jax.Array, jax.Array]:
+            rho = rho_at(cooling, state.count, dtype)
+            return rho, step_size_of(value_at(learning_rate, state.count, dtype), rho)
+
+        moved = _map_gradients(
+            lambda g, dx: dx if g is None or not walks(dx) else _moved(g, dx, coefficients),
+            updates,
+            state.displacement,
+        )
+        displacement = jax.tree.map(_stored, moved, state.displacement)
+        like = updates if params is None else params
+        updates = _map_gradients(
+            lambda g, dx, x: None if g is None else _stored(dx, x if walks(dx) else dx),
+            updates,
+            moved,
+            like,
+        )
+        return updates, CoolMomentumState(optax.safe_increment(state.count), displacement)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _cooling(
+    schedule: Any,
+    total_steps: Scalar,
+    rho0: Scalar,
+    warmup_steps: Scalar,
+    warmup_clock: WarmupClock,
+) -> RhoSchedule:
+    if isinstance(schedule, CoolingSchedule) or _is_array(schedule):
+        cooling: RhoSchedule = schedule
+        return cooling
+    if not isinstance(schedule, str):
+        return _probed(schedule, total_steps)
+    if total_steps is None:
+        raise TypeError(_check.TOTAL_STEPS_MISSING)
+    if _is_array(rho0):  # inject_hyperparams may have made it bfloat16
+        rho0 = jnp.asarray(rho0, jnp.promote_types(rho0.dtype, jnp.float32))
+    law: Any = schedule  # it is checked there
+    return CoolingSchedule(total_steps, rho0, law, warmup_steps, warmup_clock)
+
+
+def _probed(schedule: Schedule, total_steps: Scalar) -> Schedule:
+    """``schedule``, called as ``update`` will call it where a rho out of range would show."""
+    if not callable(schedule):
+        return check_schedule(schedule)
+
+    def probe(step: int) -> Any:
+        rho = schedule(jnp.asarray(step, jnp.int32))
+        # A schedule that closes over a traced hyperparameter has nothing yet that can be checked.
+        return 0.0 if isinstance(rho, jax.core.Tracer) else rho
+
+    known = total_steps is not None and not _is_array(total_steps)
+    length = min(_check.whole("total_steps", total_steps, 1), 2**31 - 1) if known else 1
+    with jax.ensure_compile_time_eval():  # the transformation may be built inside jit
+        check_schedule(probe, length)
+    return schedule
+
+
+def _accumulator_dtype(dtype: DType | None) -> DType | None:
+    if dtype is None:
+        return None
+    canonical = jax.dtypes.canonicalize_dtype(dtype)  # float64 is float32 without jax_enable_x64
+    if not jnp.issubdtype(canonical, jnp.inexact):
+        raise TypeError(f"accumulator_dtype must be a floating dtype: {dtype!r}")
+    return canonical
+
+
+def _at_rest(x: Leaf, dtype: DType | None) -> jax.Array:
+    own = jnp.result_type(x)
+    # An explicit dtype makes the zeros strongly typed, or the second step would compile again.
+    return jnp.zeros_like(x, dtype=dtype if dtype is not None and walks(x) else own)
+
+
+def _map_gradients(f: Callable[..., Any], gradients: optax.Updates, *rest: Any) -> Any:
+    """``jax.tree.map`` in which a None among the gradients is a leaf."""
+    return jax.tree.map(f, gradients, *rest, is_leaf=lambda g: g is None)
+
+
+def _moved(gradient: Leaf, displacement: jax.Array, coefficients: Callable[[DType], Any]) -> Any:
+    """The next displacement, in the precision in which it is computed."""
+    g, dx = wide(jnp.asarray(gradient), jnp), wide(displacement, jnp)
+    if jnp.iscomplexobj(g) and not jnp.iscomplexobj(dx):
+        raise TypeError(
+            "gradients must be real where the parameter, or accumulator_dtype, is: "
+            f"{g.dtype} for {displacement.dtype}"
+        )
+    rho, step_size = coefficients(precision(g, dx))
+    return next_displacement(dx, g, rho=rho, step_size=step_size)
+
+
+def _stored(value: jax.Array, like: Leaf) -> jax.Array:
+    return value.astype(jnp.result_type(like))
+
+
+# --- shared with the readings -------------------------------------------------------------------
+
+
+def walks(x: Leaf) -> bool:
+    """Whether a parameter moves: integers and booleans do not."""
+    return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+
+
+def precision(*arrays: jax.Array) -> DType:
+    """The real dtype to compute in: float64 if an array has it, else float32."""
+    double = any(x.dtype in (jnp.float64, jnp.complex128) for x in arrays)
+    return jnp.float64 if double else jnp.float32
+
+
+def rho_at(schedule: RhoSchedule, count: jax.Array, dtype: DType) -> jax.Array:
+    """Momentum coefficient of the step that the clock is at."""
+    if isinstance(schedule, CoolingSchedule):
+        return jnp.asarray(schedule(count, dtype=dtype, xp=jnp), dtype)
+    return value_at(schedule, count, dtype)
+
+
+def value_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: DType) -> jax.Array:
+    """A hyperparameter at the clock, in the precision of the leaves that it acts on."""
+    if callable(value):
+        # int32 / int is float32 in JAX even with x64; int64 / int is float64.
+        value = value(count.astype(jnp.int64) if dtype == jnp.float64 else count)
+    return jnp.asarray(value, dtype)
+
+
+def _is_array(value: object) -> bool:
+    """Whether it may be traced, so that its value cannot be asked for."""
+    return isinstance(value, jax.Array | np.ndarray)
