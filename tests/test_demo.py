@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.demo import _torch
+from benchmarks.demo import _jax, _torch
 from benchmarks.demo.__main__ import RHO0, main
 from benchmarks.demo._contenders import CONTENDERS, learning_rates
 from benchmarks.demo._data import (
@@ -29,7 +29,18 @@ from benchmarks.demo._summary import best_lr, half_width, paired_differences, su
 from coolmomentum import CoolingSchedule, adiabatic_rho0, largest_adiabaticity
 from coolmomentum.torch import CoolMomentum
 
-TINY = ["--epochs", "2", "--grid", "2", "--tuning-seeds", "1", "--seeds", "2"]
+TINY = [
+    "--frameworks",
+    "torch",
+    "--epochs",
+    "2",
+    "--grid",
+    "2",
+    "--tuning-seeds",
+    "1",
+    "--seeds",
+    "2",
+]
 RUNS = 3 * (2 * 1 + 2)  # contenders times (grid times tuning seeds and seeds)
 
 
@@ -304,6 +315,19 @@ def test_the_temperature_is_the_mean_of_what_coolmomentum_itself_reads(
     # A parameter below 1/2 is rounded by 1.5e-8 at most, a displacement is 1e-3 (root mean square):
     # a relative error of 3e-5 in its square if all roundings conspired. The rest is float32 sums.
     assert record.temperature == pytest.approx(sum(readings) / steps, rel=3e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["CoolMomentum", "SGD", "Adam"])
+def test_the_frameworks_make_the_same_run(optimizer: str) -> None:
+    """From the same weights and batches, PyTorch and JAX write the same records, to rounding."""
+    begin, images = start(0, epochs=2), digits()
+    settings = Settings(optimizer, 0.01, 0.9)
+    one, other = (
+        list(framework.train(settings, begin, images.training, images.test))
+        for framework in (_torch, _jax)
+    )
+    # 64 steps, whose gradients are sums of some 64 rounded products: 2**-24 each, if all conspired.
+    np.testing.assert_allclose(one, other, rtol=64 * 64 * 2**-24, atol=0)
 
 
 def test_the_temperature_of_sgd_is_its_first_step() -> None:

@@ -61,7 +61,10 @@ from coolmomentum import adiabatic_rho0
 
 Train = Callable[[Settings, Start, Images, Images], Iterator[Epoch]]
 
-FRAMEWORKS = {"torch": "benchmarks.demo._torch"}  # the modules whose `train` makes one run
+FRAMEWORKS = {  # the modules whose `train` makes one run
+    "torch": "benchmarks.demo._torch",
+    "jax": "benchmarks.demo._jax",
+}
 RHO0 = 0.99  # as in the paper, if the run is long enough
 
 
@@ -91,7 +94,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--frameworks", nargs="+", default=["torch"], help=f"of: {', '.join(FRAMEWORKS)}")
+    add("--frameworks", nargs="+", default=list(FRAMEWORKS), help=f"of: {', '.join(FRAMEWORKS)}")
     add("--output", type=Path, default=Path("results/demo"), help="folder for the files")
     add("--epochs", type=_at_least(1), default=80, help="length of each run")
     add("--grid", type=_at_least(1), default=5, help="learning rates tried for each optimizer")

@@ -40,11 +40,10 @@ def train(settings: Settings, start: Start, training: Images, held_out: Images) 
                 noise_gradient = _gradient(model, pixels[other], labels[other])
             gradient = _gradient(model, pixels[batch], labels[batch])
             if noise_gradient is not None:
-                predictions.append(
-                    predicted_rescaled_temperature(
-                        gradient, noise_gradient, settings.lr, _rho(optimizer)
-                    )
+                predicted = predicted_rescaled_temperature(
+                    gradient, noise_gradient, settings.lr, _rho(optimizer)
                 )
+                predictions.append(float(predicted))
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
