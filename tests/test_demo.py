@@ -133,7 +133,7 @@ def test_figure_is_written_as_png_and_svg(output: Path) -> None:
 def test_provenance_tells_how_to_repeat_it(output: Path) -> None:
     """Command, versions and seeds are those of the run."""
     provenance = json.loads((output / "provenance.json").read_text())
-    assert provenance["command"].startswith("python -m benchmarks.demo --epochs 2 ")
+    assert provenance["command"].startswith("python -m benchmarks.demo --frameworks torch ")
     assert provenance["versions"]["torch"] == str(torch.__version__)
     assert provenance["protocol"]["seeds"] == [1, 2]
     assert provenance["protocol"]["tuning_seeds"] == [0]
@@ -189,7 +189,7 @@ def test_an_unknown_framework_is_one_clear_line(
     """Exit status 2, and nothing is written."""
     folder = tmp_path / "demo"
     assert main(["--frameworks", "torch", "theano", "--output", str(folder)]) == 2
-    assert capsys.readouterr().err == "framework must be one of torch: theano\n"
+    assert capsys.readouterr().err == "framework must be one of torch, jax: theano\n"
     assert not folder.exists()
 
 
