@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from coolmomentum import _defaults
+from coolmomentum import _check, _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
 from coolmomentum.temperature import DisplacementSum
 from coolmomentum.torch._clock import place_clock, scalar, step_of, tick
@@ -128,7 +128,8 @@ class CoolMomentum(Optimizer):
             "differentiable": differentiable,
             "displacement_dtype": displacement_dtype,
         }
-        super().__init__(params, defaults | flattened(defaults))
+        defaults |= flattened(defaults)
+        super().__init__(params, defaults | checked(defaults))
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -153,7 +154,10 @@ class CoolMomentum(Optimizer):
             own = param_group | flattened(param_group)
             if own.keys() & COOLING and "schedule" not in own:
                 own["schedule"] = None  # its own cooling, not the callable of the constructor
-            param_group = own | checked(self.defaults | own)
+            settings = self.defaults | own
+            if settings["schedule"] is None and settings["total_steps"] is None:
+                raise TypeError(_check.TOTAL_STEPS_MISSING)
+            param_group = own | checked(settings)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         clocks = [other["step"] for other in self.param_groups if "step" in other]

@@ -27,16 +27,18 @@ def flattened(settings: Group) -> Group:
 
 
 def checked(settings: Group) -> Group:
-    """The settings of a group as plain Python numbers, or an error that names the bad one."""
+    """The settings of a group as plain Python numbers, or an error that names the bad one.
+
+    Without a schedule and total_steps, which every group may give for itself, there is no cooling
+    to check.
+    """
     checked = {
         "lr": _checked_lr(settings["lr"]),
         "weight_decay": _check.non_negative("weight_decay", settings["weight_decay"]),
     }
     if settings["schedule"] is not None:
         check_schedule(settings["schedule"], settings["total_steps"] or 1)
-    elif settings["total_steps"] is None:
-        raise TypeError(_check.TOTAL_STEPS_MISSING)
-    else:
+    elif settings["total_steps"] is not None:
         cooling = CoolingSchedule(**{name: settings[name] for name in COOLING})
         checked |= {name: getattr(cooling, name) for name in COOLING}
     for name in ("decoupled_weight_decay", "maximize", "capturable", "differentiable"):
