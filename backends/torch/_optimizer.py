@@ -164,15 +164,6 @@ class CoolMomentum(Optimizer):
         group["step"] = clocks[0].clone() if clocks else torch.zeros((), dtype=torch.int64)
         place_clock(group)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also called by load_state_dict, with groups whose clocks were deep-copied, not moved."""
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, default in self.defaults.items():
-                group.setdefault(name, default)
-            group["step"] = torch.as_tensor(group.get("step", 0), dtype=torch.int64)
-            place_clock(group)
-
     def state_dict(self) -> dict[str, Any]:
         """The checkpoint: clock, settings and displacements, without schedule callables.
 
@@ -191,21 +182,25 @@ class CoolMomentum(Optimizer):
 
         Parameters
         ----------
-        state_dict : from :meth:`state_dict`. Its settings replace those of the constructor, but for
-            schedule callables, which stay.
+        state_dict : from :meth:`state_dict`. Its settings replace those of the constructor; what it
+            lacks stays, and so do schedule callables.
 
         Raises
         ------
         ValueError
             If the parameter groups do not match. Nothing has been changed then.
         """
-        schedules = [group["schedule"] for group in self.param_groups]
+        before = [dict(group) for group in self.param_groups]
         seen: dict[str, Any] = {}
 
         def restore(_: Optimizer) -> None:
-            groups = zip(self.param_groups, seen["param_groups"], schedules, strict=True)
-            for group, saved, schedule in groups:
-                group["schedule"] = schedule
+            groups = zip(self.param_groups, seen["param_groups"], before, strict=True)
+            for group, saved, own in groups:
+                kept = (own.keys() - saved.keys()) | {"schedule"}  # say, flags of later versions
+                if saved.get("total_steps") is None:  # of a run that followed a callable
+                    kept |= COOLING
+                group.update({name: own[name] for name in kept})
+                group["step"] = torch.as_tensor(group["step"], dtype=torch.int64)
                 place_clock(group)
                 for param, key in zip(group["params"], saved["params"], strict=True):
                     # torch has cast it to the dtype of the parameter, which may be narrower.
