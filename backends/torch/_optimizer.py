@@ -264,7 +264,7 @@ class CoolMomentum(Optimizer):
         for (group, tensors), step in zip(work, steps, strict=True):
             if (scale := getattr(self, "grad_scale", None)) is not None:
                 for grad in tensors.grads:
-                    local(grad).div_(scale.to(grad.device))
+                    local(grad).div_(scale.reshape(()).to(grad.device))
             if group["differentiable"]:
                 for param, grad, displacement in tensors.triples():
                     moved = differentiable_step(param, grad, displacement, step)
@@ -310,8 +310,12 @@ class CoolMomentum(Optimizer):
             return False
         if not all(float(group["lr"]) == 0 for group in self.param_groups):
             return False
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
-        if any(g is not None and (g.is_sparse or bool(torch.any(local(g) != 0))) for g in grads):
+        every = [param.grad for group in self.param_groups for param in group["params"]]
+        grads = [grad for grad in every if grad is not None]
+        if any(grad.is_sparse for grad in grads):
+            return False
+        # Summed over all shards, so that every process comes to the same answer.
+        if grads and bool(sums_of_squares([(grad != 0).float() for grad in grads]).any()):
             return False
         for group in self.param_groups:
             self._init_group(group, [], [], [])
