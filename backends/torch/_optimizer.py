@@ -59,7 +59,7 @@ class CoolMomentum(Optimizer):
     fused : True or False to choose; by default the fused kernel is used on the CPU. It is used only
         where it is right: float32, dense and equal layouts (on CUDA half precision too).
     capturable : keep clock and rho on the device, so that the step can be captured in a CUDA graph.
-    differentiable : keep the graph of the step.
+    differentiable : keep the graph of the step, also to lr and weight_decay where they are tensors.
     displacement_dtype : ``torch.float32`` keeps float32 displacements for half-precision
         parameters; by default they have the dtype of the parameter. The arithmetic of a step is
         float32 or better in any case.
@@ -308,7 +308,7 @@ class CoolMomentum(Optimizer):
         """
         if self.state or torch.compiler.is_compiling():
             return False
-        if not all(float(group["lr"]) == 0 for group in self.param_groups):
+        if not all(_number(group["lr"]) == 0 for group in self.param_groups):
             return False
         every = [param.grad for group in self.param_groups for param in group["params"]]
         grads = [grad for grad in every if grad is not None]
@@ -394,3 +394,8 @@ class CoolMomentum(Optimizer):
                     moved, displacements, squares.unbind(), strict=True
                 )
             }
+
+
+def _number(value: float | Tensor) -> float:
+    """As ``float(...)``, which warns of a tensor that requires a gradient."""
+    return value.item() if isinstance(value, Tensor) else value
