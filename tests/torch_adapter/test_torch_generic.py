@@ -16,16 +16,12 @@ from torch_tools import (
     gradients,
     parameters,
     path,
+    same,
 )
 
 from coolmomentum.torch import CoolMomentum
 
 COOLING = {"total_steps": 6, "rho0": 0.5, "lr": 0.125}
-
-
-def same(tensors, others):
-    """Bit for bit equality, one after the other."""
-    return all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
 
 
 # --- parameter groups ---------------------------------------------------------------------------
