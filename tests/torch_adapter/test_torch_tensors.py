@@ -21,6 +21,9 @@ from coolmomentum.torch import CoolMomentum
 COOLING = {"total_steps": 3, "rho0": 0.5, "lr": 0.125}  # rho is 0 in the steps after the third
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
+decays = pytest.mark.parametrize(
+    "decay", [{}, {"weight_decay": 0.25}, {"weight_decay": 0.25, "maximize": True}]
+)
 
 
 def last(tensor):
@@ -92,7 +95,7 @@ def test_a_strided_parameter_leaves_its_neighbours_alone(path):
 
 
 @path
-@pytest.mark.parametrize("decay", [{}, {"weight_decay": 0.25}, {"maximize": True}])
+@decays
 def test_mixed_layouts_and_dtypes_in_one_group(path, decay):
     """All layouts and dtypes in one parameter group each move as if they were alone."""
     laid = [laid_out(name, dtype, 5) for name in LAYOUTS for dtype in DTYPES]
@@ -120,7 +123,7 @@ def test_gradients_are_left_as_they_were(path):
 
 
 @dtypes
-@pytest.mark.parametrize("decay", [{}, {"weight_decay": 0.25}, {"maximize": True}])
+@decays
 def test_fused_trains_as_the_loop(dtype, decay):
     """A network with a layer frozen for a while, fused and one by one: equal to rounding.
 
@@ -169,7 +172,7 @@ def test_fused_with_denormals_flushed_to_zero():
 
 
 @unfused_path
-@pytest.mark.parametrize("decay", [{}, {"weight_decay": 0.25}, {"maximize": True}])
+@decays
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_complex_is_a_pair_of_real_numbers(path, decay, dtype):
     """Complex parameters, beside real ones, move as their real and imaginary parts do."""
