@@ -87,7 +87,7 @@ def test_a_strided_displacement_from_elsewhere(path):
     def every_second(x):
         return torch.stack([x, torch.full_like(x, 7)], dim=-1)[..., 0]
 
-    params = parameters((4, 8))
+    params = parameters((4, 8), dtype=torch.float32)
     grads = gradients(params, 3)
     xs, _ = exact(params, grads, **COOLING)
     param = every_second(params[0].detach()).requires_grad_()
