@@ -25,31 +25,44 @@ def place_clock(group: Group) -> None:
         group["step"] = group["step"].to(param.device)
     else:
         group["step"] = group["step"].cpu()
-    rho = _rho(group)
+    rho = _next_rho(group)
     group["rho"] = rho.float() if isinstance(rho, Tensor) else rho
 
 
 def tick(group: Group) -> None:
     """Advance the clock; ``group["rho"]`` becomes that of the next step."""
     group["step"].add_(1)
-    rho = _rho(group)
+    rho = _next_rho(group)
     if isinstance(rho, Tensor) and isinstance(group["rho"], Tensor):
         group["rho"].copy_(rho)
     else:
         group["rho"] = rho.float() if isinstance(rho, Tensor) else rho
 
 
+def _next_rho(group: Group) -> Number:
+    """As :func:`_rho`, but NaN where a schedule of the user fails.
+
+    It may end with the run. If there is a next step, that will fail, before anything has changed.
+    """
+    if group["schedule"] is None or _on_device(group):
+        return _rho(group)
+    try:
+        return _rho(group)
+    except Exception:
+        return math.nan
+
+
 def _rho(group: Group) -> Number:
     """The momentum coefficient of the next step: a float, or a 0-d tensor beside the clock."""
     on_device = _on_device(group)
     step = group["step"] if on_device else int(group["step"])
+    # float64 also for float32 parameters: a 0-d tensor does not promote them. MPS has none.
+    dtype = torch.float32 if group["step"].device.type == "mps" else torch.float64
     if group["schedule"] is not None:
         rho = group["schedule"](step)
         if on_device:
-            return torch.as_tensor(rho, device=group["step"].device)
+            return torch.as_tensor(rho, dtype=dtype, device=group["step"].device)
         return _check.half_open(f"schedule({step})", rho, low=-1)
-    # float64 also for float32 parameters: a 0-d tensor does not promote them. MPS has none.
-    dtype = torch.float32 if group["step"].device.type == "mps" else torch.float64
     cooled: Number = cooled_rho(
         step,
         group["total_steps"],

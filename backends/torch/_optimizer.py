@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from coolmomentum import _defaults
+from coolmomentum import _check, _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
 from coolmomentum.temperature import DisplacementSum
 from coolmomentum.torch._clock import place_clock, scalar, step_of, tick
@@ -59,7 +59,7 @@ class CoolMomentum(Optimizer):
     fused : True or False to choose; by default the fused kernel is used on the CPU. It is used only
         where it is right: float32, dense and equal layouts (on CUDA half precision too).
     capturable : keep clock and rho on the device, so that the step can be captured in a CUDA graph.
-    differentiable : keep the graph of the step.
+    differentiable : keep the graph of the step, also to lr and weight_decay where they are tensors.
     displacement_dtype : ``torch.float32`` keeps float32 displacements for half-precision
         parameters; by default they have the dtype of the parameter. The arithmetic of a step is
         float32 or better in any case.
@@ -128,7 +128,8 @@ class CoolMomentum(Optimizer):
             "differentiable": differentiable,
             "displacement_dtype": displacement_dtype,
         }
-        super().__init__(params, defaults | flattened(defaults))
+        defaults |= flattened(defaults)
+        super().__init__(params, defaults | checked(defaults))
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -153,21 +154,15 @@ class CoolMomentum(Optimizer):
             own = param_group | flattened(param_group)
             if own.keys() & COOLING and "schedule" not in own:
                 own["schedule"] = None  # its own cooling, not the callable of the constructor
-            param_group = own | checked(self.defaults | own)
+            settings = self.defaults | own
+            if settings["schedule"] is None and settings["total_steps"] is None:
+                raise TypeError(_check.TOTAL_STEPS_MISSING)
+            param_group = own | checked(settings)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         clocks = [other["step"] for other in self.param_groups if "step" in other]
         group["step"] = clocks[0].clone() if clocks else torch.zeros((), dtype=torch.int64)
         place_clock(group)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also called by load_state_dict, with groups whose clocks were deep-copied, not moved."""
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, default in self.defaults.items():
-                group.setdefault(name, default)
-            group["step"] = torch.as_tensor(group.get("step", 0), dtype=torch.int64)
-            place_clock(group)
 
     def state_dict(self) -> dict[str, Any]:
         """The checkpoint: clock, settings and displacements, without schedule callables.
@@ -187,21 +182,25 @@ class CoolMomentum(Optimizer):
 
         Parameters
         ----------
-        state_dict : from :meth:`state_dict`. Its settings replace those of the constructor, but for
-            schedule callables, which stay.
+        state_dict : from :meth:`state_dict`. Its settings replace those of the constructor; what it
+            lacks stays, and so do schedule callables.
 
         Raises
         ------
         ValueError
             If the parameter groups do not match. Nothing has been changed then.
         """
-        schedules = [group["schedule"] for group in self.param_groups]
+        before = [dict(group) for group in self.param_groups]
         seen: dict[str, Any] = {}
 
         def restore(_: Optimizer) -> None:
-            groups = zip(self.param_groups, seen["param_groups"], schedules, strict=True)
-            for group, saved, schedule in groups:
-                group["schedule"] = schedule
+            groups = zip(self.param_groups, seen["param_groups"], before, strict=True)
+            for group, saved, own in groups:
+                kept = (own.keys() - saved.keys()) | {"schedule"}  # say, flags of later versions
+                if saved.get("total_steps") is None:  # of a run that followed a callable
+                    kept |= COOLING
+                group.update({name: own[name] for name in kept})
+                group["step"] = torch.as_tensor(group["step"], dtype=torch.int64)
                 place_clock(group)
                 for param, key in zip(group["params"], saved["params"], strict=True):
                     # torch has cast it to the dtype of the parameter, which may be narrower.
@@ -265,7 +264,7 @@ class CoolMomentum(Optimizer):
         for (group, tensors), step in zip(work, steps, strict=True):
             if (scale := getattr(self, "grad_scale", None)) is not None:
                 for grad in tensors.grads:
-                    local(grad).div_(scale.to(grad.device))
+                    local(grad).div_(scale.reshape(()).to(grad.device))
             if group["differentiable"]:
                 for param, grad, displacement in tensors.triples():
                     moved = differentiable_step(param, grad, displacement, step)
@@ -309,10 +308,14 @@ class CoolMomentum(Optimizer):
         """
         if self.state or torch.compiler.is_compiling():
             return False
-        if not all(float(group["lr"]) == 0 for group in self.param_groups):
+        if not all(_number(group["lr"]) == 0 for group in self.param_groups):
             return False
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
-        if any(g is not None and (g.is_sparse or bool(torch.any(local(g) != 0))) for g in grads):
+        every = [param.grad for group in self.param_groups for param in group["params"]]
+        grads = [grad for grad in every if grad is not None]
+        if any(grad.is_sparse for grad in grads):
+            return False
+        # Summed over all shards, so that every process comes to the same answer.
+        if grads and bool(sums_of_squares([(grad != 0).float() for grad in grads]).any()):
             return False
         for group in self.param_groups:
             self._init_group(group, [], [], [])
@@ -391,3 +394,8 @@ class CoolMomentum(Optimizer):
                     moved, displacements, squares.unbind(), strict=True
                 )
             }
+
+
+def _number(value: float | Tensor) -> float:
+    """As ``float(...)``, which warns of a tensor that requires a gradient."""
+    return value.item() if isinstance(value, Tensor) else value

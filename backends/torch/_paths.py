@@ -5,7 +5,7 @@ passes over memory. ``rho`` and ``eta`` are floats, or 0-d tensors where the hos
 (inside a CUDA graph or a compiled step).
 """
 
-import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -230,4 +230,6 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _HALF = (torch.float16, torch.bfloat16)
 _FUSED_CPU = (torch.float32, torch.float64)  # half precision is broken: pytorch#191763
 _FUSED_CUDA = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_TINY = math.ulp(0.0)  # the kernel refuses momentum 0; this times any displacement is 0
+# The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. This times a
+# displacement vanishes beside any other number.
+_TINY = sys.float_info.min

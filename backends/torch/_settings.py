@@ -27,16 +27,19 @@ def flattened(settings: Group) -> Group:
 
 
 def checked(settings: Group) -> Group:
-    """The settings of a group as plain Python numbers, or an error that names the bad one."""
-    checked = {
-        "lr": _checked_lr(settings["lr"]),
-        "weight_decay": _check.non_negative("weight_decay", settings["weight_decay"]),
-    }
+    """The settings of a group as plain Python numbers, or an error that names the bad one.
+
+    Without a schedule and total_steps, which every group may give for itself, there is no cooling
+    to check.
+    """
+    weight_decay = _checked_scalar("weight_decay", settings["weight_decay"])
+    if isinstance(weight_decay, Tensor):  # kept as one for its gradient only
+        differentiable = settings["differentiable"] is True
+        weight_decay = weight_decay.reshape(()) if differentiable else weight_decay.item()
+    checked = {"lr": _checked_scalar("lr", settings["lr"]), "weight_decay": weight_decay}
     if settings["schedule"] is not None:
         check_schedule(settings["schedule"], settings["total_steps"] or 1)
-    elif settings["total_steps"] is None:
-        raise TypeError(_check.TOTAL_STEPS_MISSING)
-    else:
+    elif settings["total_steps"] is not None:
         cooling = CoolingSchedule(**{name: settings[name] for name in COOLING})
         checked |= {name: getattr(cooling, name) for name in COOLING}
     for name in ("decoupled_weight_decay", "maximize", "capturable", "differentiable"):
@@ -55,13 +58,13 @@ def checked(settings: Group) -> Group:
     return checked
 
 
-def _checked_lr(lr: Any) -> float | Tensor:
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"lr: Tensor lr must be 1-element: shape {tuple(lr.shape)}")
-        _check.non_negative("lr", lr.item())
-        return lr
-    return _check.non_negative("lr", lr)
+def _checked_scalar(name: str, value: Any) -> float | Tensor:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name}: Tensor {name} must be 1-element: shape {tuple(value.shape)}")
+        _check.non_negative(name, value.item())
+        return value
+    return _check.non_negative(name, value)
 
 
 def check_fused(params: list[Tensor]) -> None:

@@ -1,0 +1,101 @@
+"""Which way the PyTorch adapter computes a step: the fast one where it is right, and only there."""
+
+from functools import wraps
+
+import pytest
+import torch
+from torch_tools import PATHS, assert_rounded, draw, exact, follow, gradients, parameters, path
+
+from coolmomentum.torch import CoolMomentum
+
+COOLING = {"total_steps": 3, "rho0": 0.5, "lr": 0.125}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How long the lists were in each call of the fused kernel and of one foreach function."""
+
+    def counting(kernel, lengths):
+        @wraps(kernel)
+        def counted_kernel(tensors, *args, **kwargs):
+            lengths.append(len(tensors))
+            return kernel(tensors, *args, **kwargs)
+
+        return counted_kernel
+
+    counted = {"_fused_sgd_": [], "_foreach_mul_": []}
+    for name, lengths in counted.items():
+        monkeypatch.setattr(torch, name, counting(getattr(torch, name), lengths))
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("path", "fused", "foreach"),
+    [
+        ("default", [5], []),
+        ("fused", [5], []),
+        ("foreach", [], [5]),
+        ("one by one", [], [1] * 5),
+        ("capturable", [], [5]),
+    ],
+)
+def test_float32_on_the_cpu(calls, path, fused, foreach):
+    """One call of the fused kernel by default, one of each foreach function, or one a tensor."""
+    params = parameters(*[(3, 4)] * 5, dtype=torch.float32)
+    follow(params, CoolMomentum(params, **COOLING, **PATHS[path]), gradients(params, 1))
+    assert calls == {"_fused_sgd_": fused, "_foreach_mul_": foreach}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64])
+def test_the_kernel_is_not_for_every_dtype(calls, dtype):
+    """Half precision is broken in the kernel on the CPU (pytorch#191763), complex is not in it."""
+    params = [draw(20).to(dtype).requires_grad_()]
+    follow(params, CoolMomentum(params, **COOLING), [[draw(20).to(dtype)]])
+    assert calls == {"_fused_sgd_": [], "_foreach_mul_": [1]}
+
+
+def test_float32_displacements_of_half_precision_are_not_for_the_kernel(calls):
+    """The kernel wants one dtype."""
+    params = parameters((20,), dtype=torch.bfloat16)
+    wide = CoolMomentum(params, **COOLING, displacement_dtype=torch.float32)
+    follow(params, wide, gradients(params, 1))
+    assert calls == {"_fused_sgd_": [], "_foreach_mul_": [1]}
+
+
+def test_channels_last_is_for_the_kernel(calls):
+    """Displacements are laid out as their parameters, so that the kernel can be used."""
+    image = draw(2, 3, 4, 5, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    param = image.requires_grad_()
+    optimizer = CoolMomentum([param], **COOLING)
+    follow([param], optimizer, [[torch.ones_like(param)]])
+    assert optimizer.state[param]["displacement"].stride() == param.stride()
+    assert calls["_fused_sgd_"] == [1]
+
+
+def test_kinds_of_tensors_are_sorted_out(calls):
+    """In a mixed group each kind goes its own way, in one call."""
+    params = parameters(*[(4,)] * 3, dtype=torch.float32)
+    params += parameters(*[(4,)] * 2, dtype=torch.bfloat16)
+    follow(params, CoolMomentum(params, **COOLING), gradients(params, 1))
+    assert calls == {"_fused_sgd_": [3], "_foreach_mul_": [2]}
+
+
+@path
+def test_a_strided_displacement_from_elsewhere(path):
+    """Equal strides are not enough for the kernel: a loaded displacement may have gaps as well."""
+
+    def every_second(x):
+        return torch.stack([x, torch.full_like(x, 7)], dim=-1)[..., 0]
+
+    params = parameters((4, 8), dtype=torch.float32)
+    grads = gradients(params, 3)
+    xs, _ = exact(params, grads, **COOLING)
+    param = every_second(params[0].detach()).requires_grad_()
+    optimizer = CoolMomentum([param], **COOLING, **path)
+    follow([param], optimizer, [[every_second(g[0])] for g in grads[:1]])
+    saved = optimizer.state_dict()
+    saved["state"][0]["displacement"] = every_second(saved["state"][0]["displacement"])
+    optimizer.load_state_dict(saved)
+    assert optimizer.state[param]["displacement"].stride() == param.stride() == (16, 2)
+    follow([param], optimizer, [[every_second(g[0])] for g in grads[1:]])
+    assert_rounded([param], xs, 3)

@@ -1,0 +1,149 @@
+"""State dicts of the PyTorch adapter: those of other versions and optimizers, and their hooks."""
+
+import copy
+
+import pytest
+import torch
+from checkpoint_tools import (
+    callable_schedule,
+    one_group,
+    parameters,
+    several_groups,
+    through_a_file,
+)
+from torch_tools import clock, displacements, follow, gradients, path
+
+from coolmomentum import CoolingSchedule
+from coolmomentum.torch import CoolMomentum
+
+# --- what a checkpoint lacks --------------------------------------------------------------------
+
+
+def test_checkpoint_without_newer_flags():
+    """What an older checkpoint does not have stays as the optimizer, group by group, has it."""
+    params = parameters()
+    optimizer = several_groups(params)
+    follow(params, optimizer, gradients(params, 3))
+    saved = through_a_file(optimizer.state_dict())
+    for group in saved["param_groups"]:
+        for name in ("maximize", "law", "foreach", "fused", "capturable", "differentiable"):
+            del group[name]
+        del group["displacement_dtype"], group["rho"]
+    fresh = several_groups(parameters())
+    fresh.load_state_dict(saved)
+    for ours, theirs in zip(fresh.param_groups, optimizer.param_groups, strict=True):
+        assert {k: v for k, v in ours.items() if k != "params"} == {
+            k: v for k, v in theirs.items() if k != "params"
+        }
+
+
+def test_checkpoint_with_a_number_for_a_clock():
+    """A clock that was saved as a plain number is a tensor again."""
+    params = parameters()
+    optimizer = one_group(params)
+    follow(params, optimizer, gradients(params, 3))
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["step"] = 3.0
+    optimizer.load_state_dict(saved)
+    follow(params, optimizer, gradients(params, 1))
+    step = optimizer.param_groups[0]["step"]
+    assert (int(step), step.dtype) == (4, torch.int64)
+
+
+def test_checkpoint_of_another_optimizer():
+    """SGD's checkpoint gives its lr; the cooling is the optimizer's own and begins at the start."""
+    params = parameters()
+    sgd = torch.optim.SGD(params, lr=0.5, momentum=0.5)
+    follow(params, sgd, gradients(params, 3))
+    optimizer = CoolMomentum([{"params": params, "total_steps": 7}])
+    optimizer.load_state_dict(through_a_file(sgd.state_dict()))
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["total_steps"], clock(optimizer)) == (0.5, 7, 0)
+    follow(params, optimizer, gradients(params, 1))
+    assert (clock(optimizer), group["rho"]) == (1, CoolingSchedule(7)(1))
+
+
+def test_callables_stay_out_of_the_checkpoint():
+    """A callable is not saved; the one of the optimizer that loads is kept, uncopied."""
+    params = parameters()
+    optimizer = callable_schedule(params)
+    follow(params, optimizer, gradients(params, 3))
+    saved = through_a_file(optimizer.state_dict())
+    assert saved["param_groups"][0]["schedule"] is None
+    assert callable(optimizer.param_groups[0]["schedule"])
+
+    def schedule(n):
+        return 0.75 / (1 + n)
+
+    fresh = CoolMomentum(parameters(), schedule=schedule)
+    fresh.load_state_dict(saved)
+    assert fresh.param_groups[0]["schedule"] is schedule
+    assert fresh.param_groups[0]["rho"] == 0.75 / 4
+    cooled = one_group(parameters())
+    cooled.load_state_dict(saved)  # has no cooling, so this one's stays
+    assert cooled.param_groups[0]["rho"] == CoolingSchedule(5, 0.9)(3)
+
+
+def test_groups_that_do_not_match():
+    """Another number of groups or parameters is an error, and nothing has changed by then."""
+    params = parameters()
+    optimizer = one_group(params)
+    follow(params, optimizer, gradients(params, 2))
+    before = copy.deepcopy(optimizer.state_dict())
+    others = [several_groups(parameters()), one_group(parameters()[:2])]
+    for other in others:
+        with pytest.raises(ValueError, match="loaded state dict"):
+            optimizer.load_state_dict(other.state_dict())
+        now = optimizer.state_dict()
+        assert now["param_groups"] == before["param_groups"]
+        torch.testing.assert_close(now["state"], before["state"], rtol=0, atol=0)
+
+
+# --- hooks --------------------------------------------------------------------------------------
+
+
+def test_state_dict_hooks():
+    """Pre hooks run before the state is packed, post hooks may change the packed dict."""
+    optimizer = one_group(parameters())
+    optimizer.register_state_dict_pre_hook(lambda o: o.state.update(note=1))
+
+    def forget(_, packed):
+        return {"had": packed["state"].pop("note")} | packed
+
+    assert optimizer.state_dict()["state"] == {"note": 1}
+    optimizer.register_state_dict_post_hook(forget)
+    packed = optimizer.state_dict()
+    assert (packed["had"], packed["state"]) == (1, {})
+
+
+@path
+def test_load_state_dict_hooks(path):
+    """Pre hooks may change or replace what is loaded; post hooks see the clock and rho in order."""
+    params = parameters()
+    optimizer = one_group(params, **path)
+    follow(params, optimizer, gradients(params, 2))
+    saved = optimizer.state_dict()
+    seen = []
+
+    def replace(_, loaded):
+        loaded = copy.deepcopy(loaded)
+        loaded["param_groups"][0]["step"] += 1
+        loaded["state"][0]["displacement"].fill_(7.0)
+        return loaded
+
+    def change(_, loaded):
+        loaded["param_groups"][0]["rho0"] = 0.5
+
+    fresh = one_group(parameters(), **path)
+    fresh.register_load_state_dict_pre_hook(change)
+    fresh.register_load_state_dict_pre_hook(replace, prepend=True)
+    fresh.register_load_state_dict_post_hook(
+        lambda o: seen.append((clock(o), float(o.param_groups[0]["rho"])))
+    )
+    fresh.load_state_dict(saved)
+    assert seen == [(3, pytest.approx(CoolingSchedule(5, 0.5)(3), abs=1e-7))]
+    assert displacements(fresh.param_groups[0]["params"][:1], fresh)[0].tolist() == [7.0] * 17
+    assert saved["param_groups"][0]["rho0"] == 0.9
+    fresh.load_state_dict(saved)
+    assert len(seen) == 2  # our own hooks are gone again
+    assert len(fresh._optimizer_load_state_dict_post_hooks) == 1
