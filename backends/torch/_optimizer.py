@@ -306,7 +306,7 @@ class CoolMomentum(Optimizer):
         which is no step of the run and must not start the clock. A warm-up from learning rate 0 has
         gradients.
         """
-        if self.state or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.state:
             return False
         if not all(_number(group["lr"]) == 0 for group in self.param_groups):
             return False

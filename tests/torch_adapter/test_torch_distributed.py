@@ -182,3 +182,17 @@ def _copy(value):
 def test_distributed_checkpoint_resumes_bit_for_bit(tmp_path, flatten):
     """get_state_dict and set_state_dict carry clock and displacements of a sharded run."""
     spawn(checkpoint_worker, tmp_path, flatten)
+
+
+def warm_up_worker(rank):
+    """A first step with lr = 0 on parameters of which this process may hold nothing."""
+    model = sharded(make_model())
+    last = model[4]  # one weight and one bias: both on the first process
+    optimizer = CoolMomentum(last.parameters(), lr=0.0, total_steps=10)
+    train(model, optimizer, batches()[:1, rank::2])
+    assert int(optimizer.param_groups[0]["step"]) == 1
+
+
+def test_a_warm_up_from_zero_starts_the_clock_on_every_process(tmp_path):
+    """What tells it from the dry run of a checkpoint, gradients, is asked of all processes."""
+    spawn(warm_up_worker, tmp_path)
