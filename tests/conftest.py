@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import pytest
 from libraries import LIBRARIES, Library
 
+# They need eight devices, which test_jax_sharding.py gives them in a process of their own.
+collect_ignore_glob = ["*_on_eight_devices.py"]
+
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
