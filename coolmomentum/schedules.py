@@ -15,7 +15,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from coolmomentum import _check, _defaults
-from coolmomentum._arrays import DType, Scalar, astype, is_number, namespace, real_dtype
+from coolmomentum._arrays import (
+    DType,
+    Scalar,
+    as_array,
+    astype,
+    is_kind,
+    is_number,
+    namespace,
+    real_dtype,
+)
 from coolmomentum.langevin import adiabaticity, reduced_temperature, rho_from_reduced_temperature
 
 __all__ = [
@@ -158,8 +167,8 @@ def cooled_rho(
     0.9
     """
     xp = xp or namespace(step, total_steps, rho0, warmup_steps)
-    if is_number(step) and hasattr(xp, "asarray"):
-        step = xp.asarray(step)  # a number beside arrays
+    if is_number(step) and xp is not math:
+        step = as_array(step, xp)  # a number beside arrays
     if xp is not math and is_number(total_steps) and total_steps > _largest(step, xp):
         # Then the integers of the step do not reach the end, and JAX refuses a longer Python one.
         step, total_steps = _as_float(step, dtype, xp), float(total_steps)
@@ -217,7 +226,7 @@ def _clamp(n: Scalar, span: Scalar, xp: Any) -> Scalar:
 
 def _largest(n: Scalar, xp: Any) -> int:
     """The largest integer that the dtype of ``n`` holds, 2**31 - 1 where it cannot be asked."""
-    if is_number(n) or not hasattr(xp, "iinfo") or not xp.isdtype(n.dtype, "integral"):
+    if is_number(n) or not hasattr(xp, "iinfo") or not is_kind(n, "integral", xp):
         return 2**31 - 1
     return int(xp.iinfo(n.dtype).max)
 
