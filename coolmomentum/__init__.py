@@ -1,9 +1,9 @@
-"""CoolMomentum: momentum SGD as Langevin dynamics that cools, for PyTorch, Keras, JAX and NumPy.
+"""CoolMomentum: momentum SGD as Langevin dynamics that cools, for PyTorch, JAX and NumPy.
 
-The optimizers are ``coolmomentum.torch.CoolMomentum`` and ``coolmomentum.numpy.CoolMomentum``. This
-package holds what they share: the physics (``langevin``), the schedules (``schedules``), the
-thermometer (``temperature``) and the update rule (``update``), over any array-API namespace.
-Importing it loads no deep-learning framework.
+The optimizers are ``coolmomentum.torch.CoolMomentum``, ``coolmomentum.jax.cool_momentum`` and
+``coolmomentum.numpy.CoolMomentum``. This package holds what they share: the physics (``langevin``),
+the schedules (``schedules``), the thermometer (``temperature``) and the update rule (``update``),
+over any array-API namespace. Importing it loads no deep-learning framework.
 
 Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics with
 simulated annealing", Scientific Reports 11, 10705 (2021).
@@ -37,12 +37,14 @@ from coolmomentum.schedules import (
     cooling_speed,
     from_temperature,
     largest_adiabaticity,
+    resolve_schedule,
     rho0_for_cooling_rate,
     rho_at,
     steps_for_cooling_rate,
 )
 from coolmomentum.temperature import (
     DisplacementSum,
+    coordinates,
     rescaled_temperature,
     squared_norm,
     temperature,
@@ -69,6 +71,7 @@ __all__ = [
     "cooled_rho",
     "cooling_rate",
     "cooling_speed",
+    "coordinates",
     "effective_learning_rate",
     "friction_from_rho",
     "from_temperature",
@@ -82,6 +85,7 @@ __all__ = [
     "noise_variance_at",
     "reduced_temperature",
     "rescaled_temperature",
+    "resolve_schedule",
     "rho0_for_cooling_rate",
     "rho_at",
     "rho_from_friction",

@@ -6,10 +6,6 @@ from typing import SupportsIndex
 
 import numpy as np
 
-TOTAL_STEPS_MISSING = (
-    "total_steps is required: the optimizer steps over which rho cools to 0 (or pass a schedule)"
-)
-
 
 def real(name: str, value: object) -> float:
     """``value`` as a float, or ``TypeError``: booleans, strings and arrays are no numbers here."""

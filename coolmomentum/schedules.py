@@ -40,6 +40,7 @@ __all__ = [
     "cooling_speed",
     "from_temperature",
     "largest_adiabaticity",
+    "resolve_schedule",
     "rho0_for_cooling_rate",
     "rho_at",
     "steps_for_cooling_rate",
@@ -279,6 +280,76 @@ def from_temperature(tau: Callable[[Any], Any]) -> TemperatureSchedule:
     return TemperatureSchedule(tau)
 
 
+def resolve_schedule(
+    schedule: Law | Schedule | None = None,
+    total_steps: int | None = None,
+    rho0: float = _defaults.RHO0,
+    law: Law = _defaults.LAW,
+    warmup_steps: int = 0,
+    warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
+) -> Schedule:
+    """The schedule that the arguments of an optimizer mean; the same checks for every adapter.
+
+    Parameters
+    ----------
+    schedule : the name of a law, a :class:`CoolingSchedule`, any callable ``step -> rho``, or None.
+    total_steps, rho0, law, warmup_steps, warmup_clock : as in :class:`CoolingSchedule`. Beside a
+        schedule they may be left at their defaults or repeat what it says; total_steps beside a
+        callable says how far that is to be probed.
+
+    Returns
+    -------
+    a :class:`CoolingSchedule`, or the callable, which has not been called yet
+
+    Raises
+    ------
+    TypeError
+        If there is neither a schedule nor total_steps, or something has the wrong type.
+    ValueError
+        If a number is out of range, or contradicts the schedule.
+
+    Examples
+    --------
+    >>> resolve_schedule("linear", total_steps=10, rho0=0.5)
+    CoolingSchedule(total_steps=10, rho0=0.5, law='linear', warmup_steps=0, warmup_clock='run')
+    """
+    if isinstance(schedule, str):
+        if law not in (_defaults.LAW, schedule):
+            raise ValueError(f"law must be that of the schedule, {schedule}: {law!r}")
+        schedule, law = None, _check.one_of("schedule", schedule, get_args(Law))  # type: ignore[assignment]
+    if schedule is None:
+        if total_steps is None:
+            raise TypeError(
+                "total_steps is required: the optimizer steps over which rho cools to 0 "
+                "(or pass a schedule)"
+            )
+        return CoolingSchedule(total_steps, rho0, law, warmup_steps, warmup_clock)
+    given = {
+        "rho0": (rho0, _defaults.RHO0),
+        "law": (law, _defaults.LAW),
+        "warmup_steps": (warmup_steps, 0),
+        "warmup_clock": (warmup_clock, _defaults.WARMUP_CLOCK),
+    }
+    if total_steps is not None and _is_checkable(total_steps):
+        _check.whole("total_steps", total_steps, 1)
+    if isinstance(schedule, CoolingSchedule):
+        for name, (value, default) in {"total_steps": (total_steps, None), **given}.items():
+            if _is_checkable(value) and value not in (default, getattr(schedule, name)):
+                raise ValueError(
+                    f"{name} must be that of the schedule, {getattr(schedule, name)}, "
+                    f"or not be given: {value!r}"
+                )
+        return schedule
+    if not callable(schedule):
+        raise TypeError(
+            f"schedule must be a law, a CoolingSchedule or a function of the step: {schedule!r}"
+        )
+    for name, (value, default) in given.items():
+        if not _is_checkable(value) or value != default:
+            raise ValueError(f"{name} must not be given beside a schedule: {value!r}")
+    return schedule
+
+
 def check_schedule(schedule: Schedule, total_steps: int = 1) -> Schedule:
     """Probe a schedule at the ends and in the middle, so that a bad one fails before the run.
 
@@ -336,7 +407,7 @@ def rho_at(step: Scalar, rho0: Scalar, alpha: Scalar) -> Scalar:
     >>> rho_at(1, rho0=0.75, alpha=0.5)
     0.5
     """
-    return 1 - (1 - rho0) / alpha**step
+    return 1 - (1 - rho0) / alpha ** _real(step)
 
 
 def cooling_rate(rho0: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> Scalar:
@@ -366,8 +437,9 @@ def cooling_rate(rho0: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> 
     """
     if is_number(total_steps):
         _check.whole("total_steps", total_steps, 1)
-    exponent = _log_ratio(rho0, final_rho) / total_steps
-    return namespace(exponent).exp(exponent)
+    _check_order(rho0, final_rho)
+    ratio = (1 - _momentum("rho0", rho0)) / (1 - _momentum("final_rho", final_rho))
+    return ratio ** (1 / _real(total_steps))
 
 
 def steps_for_cooling_rate(alpha: Scalar, rho0: Scalar, final_rho: Scalar = 0.0) -> Scalar:
@@ -393,7 +465,9 @@ def steps_for_cooling_rate(alpha: Scalar, rho0: Scalar, final_rho: Scalar = 0.0)
     >>> steps_for_cooling_rate(0.5, rho0=0.75)
     2.0
     """
-    return _log_ratio(rho0, final_rho) / _log_alpha(alpha)
+    _check_order(rho0, final_rho)
+    ratio = _log_remainder("rho0", rho0) - _log_remainder("final_rho", final_rho)
+    return ratio / _log_alpha(alpha)
 
 
 def rho0_for_cooling_rate(alpha: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> Scalar:
@@ -423,22 +497,30 @@ def rho0_for_cooling_rate(alpha: Scalar, total_steps: Scalar, final_rho: Scalar 
     """
     if is_number(total_steps):
         _check.whole("total_steps", total_steps, 1)
-    exponent = total_steps * _log_alpha(alpha) + _log_remainder("final_rho", final_rho)
+    exponent = _real(total_steps) * _log_alpha(alpha) + _log_remainder("final_rho", final_rho)
     return -namespace(exponent).expm1(exponent)
 
 
-def _log_ratio(rho0: Scalar, final_rho: Scalar) -> Scalar:
-    """The log of ``(1 - rho0) / (1 - final_rho)``."""
+def _check_order(rho0: Scalar, final_rho: Scalar) -> None:
     if is_number(rho0) and is_number(final_rho) and final_rho > rho0:
         raise ValueError(f"final_rho must be <= rho0 = {rho0}: {final_rho!r}")
-    return _log_remainder("rho0", rho0) - _log_remainder("final_rho", final_rho)
 
 
 def _log_remainder(name: str, rho: Scalar) -> Scalar:
     """The log of ``1 - rho``."""
-    if is_number(rho):
-        _check.half_open(name, rho)
-    return namespace(rho).log1p(-rho)
+    return namespace(rho).log1p(-_momentum(name, rho))
+
+
+def _momentum(name: str, rho: Scalar) -> Scalar:
+    return _check.half_open(name, rho) if is_number(rho) else rho
+
+
+def _real(count: Scalar) -> Scalar:
+    """A count as a number to compute with: arrays of integers do not mix with floats everywhere."""
+    if is_number(count):
+        return count
+    xp = namespace(count)
+    return astype(count, real_dtype(count, None, xp), xp)
 
 
 def _log_alpha(alpha: Scalar) -> Scalar:
@@ -462,11 +544,18 @@ def cooling_speed(rho: float, total_steps: int, rho0: float, law: Law = _default
     -------
     fraction per step, >= 0
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range.
+
     Examples
     --------
     >>> cooling_speed(0.0, total_steps=1000, rho0=0.5, law="linear")
     0.002
     """
+    CoolingSchedule(total_steps, rho0, law)
+    _check.half_open("rho", rho)
     if law == "paper":
         return -2 * math.log1p(-rho0) / (total_steps * (1 + rho))
     if law == "linear":

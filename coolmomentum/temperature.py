@@ -17,6 +17,7 @@ from coolmomentum._arrays import Array, Scalar, is_kind, is_number, namespace, w
 
 __all__ = [
     "DisplacementSum",
+    "coordinates",
     "rescaled_temperature",
     "squared_norm",
     "temperature",
@@ -54,22 +55,27 @@ class DisplacementSum(NamedTuple):
             known, and so not checked).
         """
         arrays = _as_list(displacements)
-        coordinates = sum(_coordinates(x, xp) for x in arrays)
-        if is_number(self.coordinates) and self.coordinates not in (0, coordinates):
+        size = sum(coordinates(x, xp=xp) for x in arrays)
+        if is_number(self.coordinates) and self.coordinates not in (0, size):
             raise ValueError(
-                f"displacements must have {self.coordinates} coordinates as before: {coordinates}"
+                f"displacements must have {self.coordinates} coordinates as before: {size}"
             )
         total = sum((squared_norm(x, xp=xp) for x in arrays), self.sum_of_squares)
-        return DisplacementSum(total, coordinates, self.steps + 1)
+        return DisplacementSum(total, size, self.steps + 1)
 
     def merge(self, other: "DisplacementSum") -> "DisplacementSum":
         """Together with another shard, replica or group of parameters over the same steps.
+
+        A sum to which nothing was added changes nothing.
 
         Raises
         ------
         ValueError
             If the numbers of steps are Python numbers and differ.
         """
+        for empty, sums in ((self, other), (other, self)):
+            if is_number(empty.steps) and empty.steps == 0:
+                return sums
         if is_number(self.steps) and is_number(other.steps) and self.steps != other.steps:
             raise ValueError(f"steps must be {self.steps} in both sums: {other.steps}")
         return DisplacementSum(
@@ -212,6 +218,30 @@ def squared_norm(x: Array, *, xp: Any = None) -> Scalar:
     return xp.sum(x * x)
 
 
+def coordinates(x: Array, *, xp: Any = None) -> int:
+    """How many real numbers an array has: a complex one counts as two.
+
+    Parameters
+    ----------
+    x : array of any shape, or a number.
+    xp : array namespace, if it is not to be found out.
+
+    Returns
+    -------
+    a Python int, under jit too: it is known from shape and dtype
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> coordinates(np.zeros((2, 3), dtype=np.complex64))
+    12
+    """
+    if is_number(x):
+        return 1
+    size: int = math.prod(x.shape)
+    return 2 * size if _is_complex(x, xp or namespace(x)) else size
+
+
 def _at_least_one(count: Scalar) -> Scalar:
     return float(max(count, 1)) if is_number(count) else count + (count == 0)
 
@@ -222,14 +252,6 @@ def _as_list(displacements: Displacements) -> list[Array]:
 
 def _wide(x: Array, xp: Any) -> Array:
     return wide(x, xp or namespace(x))
-
-
-def _coordinates(x: Array, xp: Any) -> int:
-    """How many real numbers ``x`` has; known from its shape, so a Python int under jit too."""
-    if is_number(x):
-        return 1
-    size: int = math.prod(x.shape)
-    return 2 * size if _is_complex(x, xp or namespace(x)) else size
 
 
 def _is_complex(x: Array, xp: Any) -> bool:

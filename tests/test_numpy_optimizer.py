@@ -300,7 +300,11 @@ def test_lists_of_different_lengths_are_refused(lengths):
             TypeError,
             "decoupled_weight_decay must be True or False: 'yes'",
         ),
-        ({"schedule": 0.9}, TypeError, "schedule must be a function of the step: 0.9"),
+        (
+            {"schedule": 0.9},
+            TypeError,
+            "schedule must be a law, a CoolingSchedule or a function of the step: 0.9",
+        ),
         ({"schedule": lambda n: 1.0}, ValueError, "schedule(0) must be in [-1, 1): 1.0"),
         ({"schedule": lambda n: n}, ValueError, "schedule(5) must be in [-1, 1): 5"),
         ({"schedule": lambda n: "x"}, TypeError, "schedule(0) must be a real number: 'x'"),

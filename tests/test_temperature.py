@@ -271,8 +271,8 @@ LR_NOT_FINITE = "learning_rate must be finite and > 0"
             "displacements must have 3 coordinates as before: 6",
         ),
         (
-            lambda: DisplacementSum().add(ONE).merge(DisplacementSum()),
-            "steps must be 1 in both sums: 0",
+            lambda: DisplacementSum().add(ONE).merge(DisplacementSum().add(ONE).add(ONE)),
+            "steps must be 1 in both sums: 2",
         ),
     ],
 )

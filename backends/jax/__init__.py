@@ -3,10 +3,12 @@
 try:
     import jax as _jax  # noqa: F401
     import optax as _optax  # noqa: F401
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name not in ("jax", "optax"):
+        raise
     raise ImportError(
         'coolmomentum.jax needs JAX and optax: pip install "coolmomentum[jax]"'
-    ) from error
+    ) from None
 
 from coolmomentum.jax._readings import (
     per_leaf,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from coolmomentum import DisplacementSum
+from coolmomentum import DisplacementSum, coordinates
 from coolmomentum import step_size as step_size_of
 from coolmomentum._arrays import DType
 from coolmomentum.jax._transform import (
@@ -180,14 +180,16 @@ def rescaled_temperature(
     return _pooled(opt_state, lambda state: _rescaled(state, axis_name), axis_name)
 
 
-def per_leaf(reading: Callable[..., jax.Array], opt_state: optax.OptState, *args: Any) -> Any:
+def per_leaf(
+    reading: Callable[..., jax.Array], opt_state: optax.OptState, *args: Any, **options: Any
+) -> Any:
     """A reading of each parameter instead of all of them together.
 
     Parameters
     ----------
     reading : one of the functions of this module.
     opt_state : state of the optimizer.
-    args : what else the function takes.
+    args, options : what else the function takes.
 
     Returns
     -------
@@ -210,7 +212,7 @@ def per_leaf(reading: Callable[..., jax.Array], opt_state: optax.OptState, *args
     def read(count: jax.Array, displacement: jax.Array) -> Any:
         if not walks(displacement):
             return optax.MaskedNode()
-        return reading(CoolMomentumState(count, displacement), *args)
+        return reading(CoolMomentumState(count, displacement), *args, **options)
 
     trees = [
         jax.tree.map(functools.partial(read, state.count), state.displacement)
@@ -244,7 +246,7 @@ def _pooled(
     first, *others = [read(state) for state in states]
     if not others:
         return first
-    sizes = [_sum(state, axis_name).coordinates for state in states]
+    sizes = [_coordinates(state, axis_name) for state in states]
     whole = max(sum(sizes), 1)
     # As differences, so that the mean of equal readings is that reading to the last bit.
     shares = [
@@ -259,18 +261,31 @@ def _rescaled(state: CoolMomentumState, axis_name: AxisName | None) -> jax.Array
 
 def _sum(state: CoolMomentumState, axis_name: AxisName | None) -> DisplacementSum:
     sums = [_global_sum(dx, axis_name) for dx in _walking(state)]
-    return functools.reduce(DisplacementSum.merge, sums, DisplacementSum(steps=1))
+    return functools.reduce(DisplacementSum.merge, sums, DisplacementSum())
 
 
 def _global_sum(displacement: jax.Array, axis_name: AxisName | None) -> DisplacementSum:
     """The sum over all shards of one displacement."""
     local = DisplacementSum().add(displacement, xp=jnp)
-    axes = _varying_axes(displacement) if axis_name is None else axis_name
+    axes = _axes(displacement, axis_name)
     if axes == ():
         return local
     total = lax.psum(local.sum_of_squares, axes)  # type: ignore[no-untyped-call]  # JAX's
-    shards = lax.psum(1, axes)  # type: ignore[no-untyped-call]  # JAX's; it is a Python int
-    return DisplacementSum(total, local.coordinates * shards, local.steps)
+    return DisplacementSum(total, local.coordinates * _shards(axes), local.steps)
+
+
+def _coordinates(state: CoolMomentumState, axis_name: AxisName | None) -> int:
+    """Coordinates of all shards, known from shapes alone."""
+    return sum(coordinates(dx, xp=jnp) * _shards(_axes(dx, axis_name)) for dx in _walking(state))
+
+
+def _shards(axes: Any) -> int:
+    shards: int = lax.psum(1, axes)  # type: ignore[no-untyped-call]  # JAX's; it is a Python int
+    return shards
+
+
+def _axes(displacement: jax.Array, axis_name: AxisName | None) -> Any:
+    return _varying_axes(displacement) if axis_name is None else axis_name
 
 
 def _varying_axes(x: jax.Array) -> tuple[Hashable, ...]:

@@ -20,6 +20,7 @@ from coolmomentum.schedules import (
     Schedule,
     WarmupClock,
     check_schedule,
+    resolve_schedule,
 )
 from coolmomentum.update import next_displacement
 
@@ -71,9 +72,10 @@ def cool_momentum(
     ``-0.25 * 1.75 / 2 = -0.21875``.
 
     The arithmetic is done in float32 at least (float64 for float64 leaves). Integer and boolean
-    leaves do not move. A leaf whose gradient is None gets None and keeps its displacement. Under
-    :func:`optax.inject_hyperparams` float hyperparameters take the dtype of the parameters: with
-    bfloat16 parameters pass it ``hyperparam_dtype=jnp.float32``, or rho0 = 0.99 becomes 0.98828.
+    leaves do not move. A leaf whose gradient is None gets None and keeps its displacement (the
+    clock counts the update all the same). Under :func:`optax.inject_hyperparams` float
+    hyperparameters take the dtype of the parameters: with bfloat16 parameters pass it
+    ``hyperparam_dtype=jnp.float32``, or rho0 = 0.99 becomes 0.98828.
 
     Parameters
     ----------
@@ -170,31 +172,29 @@ def _cooling(
     warmup_steps: Scalar,
     warmup_clock: WarmupClock,
 ) -> RhoSchedule:
-    if isinstance(schedule, CoolingSchedule) or _is_array(schedule):
+    if _is_array(schedule):
         cooling: RhoSchedule = schedule
         return cooling
-    if not isinstance(schedule, str):
-        return _probed(schedule, total_steps)
-    if total_steps is None:
-        raise TypeError(_check.TOTAL_STEPS_MISSING)
     if _is_array(rho0):  # inject_hyperparams may have made it bfloat16
         rho0 = jnp.asarray(rho0, jnp.promote_types(rho0.dtype, jnp.float32))
-    law: Any = schedule  # it is checked there
-    return CoolingSchedule(total_steps, rho0, law, warmup_steps, warmup_clock)
+    resolved = resolve_schedule(
+        schedule, total_steps, rho0, warmup_steps=warmup_steps, warmup_clock=warmup_clock
+    )
+    return resolved if isinstance(resolved, CoolingSchedule) else _probed(resolved, total_steps)
 
 
 def _probed(schedule: Schedule, total_steps: Scalar) -> Schedule:
     """``schedule``, called as ``update`` will call it where a rho out of range would show."""
-    if not callable(schedule):
-        return check_schedule(schedule)
 
     def probe(step: int) -> Any:
         rho = schedule(jnp.asarray(step, jnp.int32))
         # A schedule that closes over a traced hyperparameter has nothing yet that can be checked.
-        return 0.0 if isinstance(rho, jax.core.Tracer) else rho
+        if isinstance(rho, jax.core.Tracer):
+            return 0.0
+        return rho.item() if isinstance(rho, jax.Array) and rho.size == 1 else rho
 
     known = total_steps is not None and not _is_array(total_steps)
-    length = min(_check.whole("total_steps", total_steps, 1), 2**31 - 1) if known else 1
+    length = min(total_steps, 2**31 - 1) if known else 1
     with jax.ensure_compile_time_eval():  # the transformation may be built inside jit
         check_schedule(probe, length)
     return schedule

@@ -1,13 +1,20 @@
 """The reference optimizer: the core's update rule over lists of arrays, and nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
 from coolmomentum import _check, _defaults
-from coolmomentum.schedules import CoolingSchedule, Law, Schedule, WarmupClock, check_schedule
+from coolmomentum.schedules import (
+    CoolingSchedule,
+    Law,
+    Schedule,
+    WarmupClock,
+    check_schedule,
+    resolve_schedule,
+)
 from coolmomentum.temperature import rescaled_temperature, temperature
 from coolmomentum.update import langevin_step
 
@@ -21,7 +28,7 @@ class State(NamedTuple):
     displacements: tuple[Array, ...]  # last change of each parameter, of its shape and dtype
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CoolMomentum:
     """CoolMomentum for lists of arrays of NumPy or any other array-API namespace.
 
@@ -34,8 +41,8 @@ class CoolMomentum:
     lr : base learning rate, the squared time step ``dt**2``; finite and >= 0.
     total_steps, rho0, law, warmup_steps, warmup_clock : the cooling, as in
         :class:`coolmomentum.CoolingSchedule`. total_steps is required unless a schedule is given.
-    schedule : a :class:`coolmomentum.CoolingSchedule` or any callable ``step -> rho`` in [-1, 1),
-        in place of those.
+    schedule : a law, a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in
+        [-1, 1), in place of those.
     weight_decay : coefficient of the L2 term, finite and >= 0; added to the gradient.
     decoupled_weight_decay : instead, shrink the parameters by ``1 - lr weight_decay`` (as AdamW).
     maximize : go up the gradient.
@@ -61,12 +68,13 @@ class CoolMomentum:
     """
 
     lr: float = _defaults.LEARNING_RATE
+    _: KW_ONLY
     total_steps: int | None = None
     rho0: float = _defaults.RHO0
     law: Law = _defaults.LAW
     warmup_steps: int = 0
     warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK
-    schedule: Schedule | None = None
+    schedule: Law | Schedule | None = None
     weight_decay: float = 0.0
     decoupled_weight_decay: bool = False
     maximize: bool = False
@@ -77,17 +85,17 @@ class CoolMomentum:
         _check.non_negative("weight_decay", self.weight_decay)
         _check.flag("decoupled_weight_decay", self.decoupled_weight_decay)
         _check.flag("maximize", self.maximize)
-        object.__setattr__(self, "_schedule", self._checked_schedule())
-
-    def _checked_schedule(self) -> Schedule:
-        if self.schedule is not None:
-            steps = 1 if self.total_steps is None else self.total_steps
-            return check_schedule(self.schedule, _check.whole("total_steps", steps, 1))
-        if self.total_steps is None:
-            raise TypeError(_check.TOTAL_STEPS_MISSING)
-        return CoolingSchedule(
-            self.total_steps, self.rho0, self.law, self.warmup_steps, self.warmup_clock
+        schedule = resolve_schedule(
+            self.schedule,
+            self.total_steps,
+            self.rho0,
+            self.law,
+            self.warmup_steps,
+            self.warmup_clock,
         )
+        if not isinstance(schedule, CoolingSchedule):
+            check_schedule(schedule, self.total_steps or 1)
+        object.__setattr__(self, "_schedule", schedule)
 
     def init(self, params: Sequence[Array]) -> State:
         """State at rest: clock 0 and displacements of zeros like ``params``."""
@@ -134,8 +142,14 @@ class CoolMomentum:
         return [x for x, _ in moved], State(state.step + applied, tuple(dx for _, dx in moved))
 
     def rho(self, state: State) -> float:
-        """Momentum coefficient that the next step will use."""
-        return float(self._schedule(state.step))
+        """Momentum coefficient that the next step will use.
+
+        Raises
+        ------
+        ValueError
+            If a schedule of your own gives one outside [-1, 1).
+        """
+        return _check.half_open(f"schedule({state.step})", self._schedule(state.step), low=-1)
 
     def temperature(self, state: State) -> Array:
         """Temperature of the last step (Eq. 22), all coordinates pooled: a 0-d array."""

@@ -14,29 +14,59 @@ from coolmomentum.torch._settings import Group
 
 
 def _on_device(group: Group) -> bool:
-    """Whether clock and coefficients have to stay tensors: no host number may enter the step."""
-    return torch.compiler.is_compiling() or bool(group["capturable"])
+    """Whether clock and coefficients have to stay tensors: no host number may enter the step.
+
+    That is so in a compiled or captured step, and where tensors have no values (FakeTensorMode).
+    """
+    return (
+        torch.compiler.is_compiling()
+        or bool(group["capturable"])
+        or type(group["step"]) is not Tensor
+    )
 
 
 def place_clock(group: Group) -> None:
-    """Put the clock where the step wants it, and rho beside it."""
+    """Put the clock where the step wants it, and rho and the last learning rate beside it."""
     param = next(iter(group["params"]), None)
     if group["capturable"] and param is not None and not param.is_meta:
         group["step"] = group["step"].to(param.device)
     else:
         group["step"] = group["step"].cpu()
-    rho = _next_rho(group)
-    group["rho"] = rho.float() if isinstance(rho, Tensor) else rho
+    rho, lr = _next_rho(group), group["last_lr"]
+    if group["capturable"]:
+        rho, lr = (torch.as_tensor(x, device=group["step"].device) for x in (rho, lr))
+    group["rho"] = _shown("rho", rho)
+    group["last_lr"] = _shown("last_lr", lr)
 
 
-def tick(group: Group) -> None:
+def tick(group: Group, lr: Number) -> None:
     """Advance the clock; ``group["rho"]`` becomes that of the next step."""
     group["step"].add_(1)
-    rho = _next_rho(group)
-    if isinstance(rho, Tensor) and isinstance(group["rho"], Tensor):
-        group["rho"].copy_(rho)
-    else:
-        group["rho"] = rho.float() if isinstance(rho, Tensor) else rho
+    _show(group, "rho", _next_rho(group))
+    _show(group, "last_lr", lr)
+
+
+def _show(group: Group, name: str, value: Number) -> None:
+    """Let the user read a coefficient; in place where a graph wants it to stay where it is."""
+    if isinstance(value, Tensor) and isinstance(group[name], Tensor):
+        group[name].copy_(_shown(name, value))
+        return
+    group[name] = _shown(name, value)
+    if torch.compiler.is_compiling():
+        # torch.compile sees capturable=True and writes the group back as it sees it; but one that
+        # is meant to be capturable has tensors here from the start.
+        group["capturable"] = False
+
+
+def _shown(name: str, value: Number) -> Number:
+    """A copy to be read: rho 0-d float32, the learning rate in the precision of the temperature."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().clone()
+    if name == "rho" or value.device.type == "mps":
+        return value.reshape(()).float()
+    # With one dimension: torch.compile loses changes of 0-d float64 tensors on the CPU.
+    return value.reshape(1).double()
 
 
 def _next_rho(group: Group) -> Number:

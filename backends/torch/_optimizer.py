@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from coolmomentum import _check, _defaults
+from coolmomentum import _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
-from coolmomentum.temperature import DisplacementSum
+from coolmomentum.temperature import DisplacementSum, coordinates
 from coolmomentum.torch._clock import place_clock, scalar, step_of, tick
 from coolmomentum.torch._paths import Tensors, differentiable_step, local, take_step
 from coolmomentum.torch._settings import (
@@ -18,9 +19,8 @@ from coolmomentum.torch._settings import (
     check_fused,
     checked,
     displacement_dtype,
-    flattened,
 )
-from coolmomentum.torch._thermometry import coordinates, sums_of_squares
+from coolmomentum.torch._thermometry import sums_of_squares
 
 
 class CoolMomentum(Optimizer):
@@ -128,7 +128,6 @@ class CoolMomentum(Optimizer):
             "differentiable": differentiable,
             "displacement_dtype": displacement_dtype,
         }
-        defaults |= flattened(defaults)
         super().__init__(params, defaults | checked(defaults))
 
     @property
@@ -151,17 +150,13 @@ class CoolMomentum(Optimizer):
             As the constructor; the optimizer is then as it was.
         """
         if isinstance(param_group, dict):
-            own = param_group | flattened(param_group)
-            if own.keys() & COOLING and "schedule" not in own:
-                own["schedule"] = None  # its own cooling, not the callable of the constructor
-            settings = self.defaults | own
-            if settings["schedule"] is None and settings["total_steps"] is None:
-                raise TypeError(_check.TOTAL_STEPS_MISSING)
-            param_group = own | checked(settings)
+            param_group = param_group | checked(param_group, self.defaults)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         clocks = [other["step"] for other in self.param_groups if "step" in other]
-        group["step"] = clocks[0].clone() if clocks else torch.zeros((), dtype=torch.int64)
+        at_rest = torch.zeros((), dtype=torch.int64, device="cpu")
+        group["step"] = clocks[0].clone() if clocks else at_rest
+        group["last_lr"] = group["lr"]
         place_clock(group)
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,11 +166,17 @@ class CoolMomentum(Optimizer):
         -------
         dict as of every torch optimizer, which ``torch.load(..., weights_only=True)`` reads back
         """
-        packed = super().state_dict()
-        for group in packed["param_groups"]:
-            if "schedule" in group:
+
+        def without_callables(_: Optimizer, packed: dict[str, Any]) -> None:
+            for group in packed["param_groups"]:
                 group["schedule"] = None
-        return packed
+
+        # As a hook, so that those of the user see what is saved, and may make of it what they like.
+        hook = self.register_state_dict_post_hook(without_callables, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            hook.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint, bit for bit.
@@ -198,8 +199,8 @@ class CoolMomentum(Optimizer):
             for group, saved, own in groups:
                 kept = (own.keys() - saved.keys()) | {"schedule"}  # say, flags of later versions
                 if saved.get("total_steps") is None:  # of a run that followed a callable
-                    kept |= COOLING
-                group.update({name: own[name] for name in kept})
+                    kept |= COOLING.keys()
+                group.update({name: own[name] for name in sorted(kept)})
                 group["step"] = torch.as_tensor(group["step"], dtype=torch.int64)
                 place_clock(group)
                 for param, key in zip(group["params"], saved["params"], strict=True):
@@ -271,7 +272,7 @@ class CoolMomentum(Optimizer):
                     self.state[param]["displacement"] = moved
             else:
                 take_step(tensors, step, group)
-            tick(group)
+            tick(group, step.lr)
 
     def _init_group(
         self,
@@ -331,14 +332,15 @@ class CoolMomentum(Optimizer):
     def temperature(self) -> Tensor:
         """Temperature of the last displacements (Eq. 22), over all parameters.
 
-        The mean of ``dx**2 / lr`` over the coordinates of all parameters that have moved, with the
-        learning rate of their group; a complex number counts as two coordinates.
+        The mean of ``dx**2 / lr`` over the coordinates of all trainable parameters, with the
+        learning rate that their group had in the last step; a complex number counts as two
+        coordinates. Where that learning rate was 0 there is no temperature (NaN, infinite).
 
         Returns
         -------
-        0-d float64 tensor on the device of the first parameter; nothing waits for it until it is
-        read, with ``float(...)`` say. 0 before the first step. With sharded parameters (DTensor) it
-        is the global one, and every process has to call this.
+        0-d float64 tensor (float32 on MPS) on the device of the parameters; nothing waits for it
+        until it is read, with ``float(...)`` say. 0 before the first step. With sharded parameters
+        (DTensor) it is the global one, and every process has to call this.
         """
         return self._pooled(in_units_of_lr=True)
 
@@ -356,7 +358,7 @@ class CoolMomentum(Optimizer):
 
         Returns
         -------
-        dict from parameter to 0-d float64 tensor, as for
+        dict from trainable parameter to 0-d float64 tensor, as for
         ``{name: t[p] for name, p in model.named_parameters()}``
         """
         return self._apart(in_units_of_lr=True)
@@ -365,35 +367,40 @@ class CoolMomentum(Optimizer):
         """:meth:`rescaled_temperature` of each parameter by itself, as :meth:`temperatures`."""
         return self._apart(in_units_of_lr=False)
 
+    @torch.no_grad()
     def _pooled(self, in_units_of_lr: bool) -> Tensor:
-        total = DisplacementSum()
-        for sums in self._sums(in_units_of_lr).values():
-            total = total.merge(sums) if total.coordinates else sums
-        return torch.as_tensor(total.read(), dtype=torch.float64)
+        total = DisplacementSum(torch.zeros((), dtype=torch.float64))
+        for params, squares in self._squares(in_units_of_lr):
+            size = sum(coordinates(param, xp=xp) for param in params)
+            total = total.merge(DisplacementSum(squares.sum(), size, 1))
+        mean: Tensor = total.read()
+        return mean
 
+    @torch.no_grad()
     def _apart(self, in_units_of_lr: bool) -> dict[Tensor, Tensor]:
-        return {param: sums.read() for param, sums in self._sums(in_units_of_lr).items()}
+        return {
+            param: DisplacementSum(square, coordinates(param, xp=xp), 1).read()
+            for params, squares in self._squares(in_units_of_lr)
+            for param, square in zip(params, squares.unbind(), strict=True)
+        }
 
-    def _sums(self, in_units_of_lr: bool) -> dict[Tensor, DisplacementSum]:
-        """Of each parameter that has moved, the squared displacement, over lr if so wanted."""
-        moved = [
-            (param, group["lr"] if in_units_of_lr else 1.0)
+    def _squares(self, in_units_of_lr: bool) -> list[tuple[list[Tensor], Tensor]]:
+        """For each group its trainable parameters and the squared norms of their displacements."""
+        groups = [
+            [param for param in group["params"] if param.requires_grad or param.grad is not None]
             for group in self.param_groups
-            for param in group["params"]
-            if "displacement" in self.state.get(param, {})
-            and (param.requires_grad or param.grad is not None)
         ]
-        if not moved:
-            return {}
-        displacements = [self.state[param]["displacement"] for param, _ in moved]
-        with torch.no_grad():
-            squares = sums_of_squares(displacements)
-            return {
-                param: DisplacementSum(square / scalar(lr), coordinates(displacement), 1)
-                for (param, lr), displacement, square in zip(
-                    moved, displacements, squares.unbind(), strict=True
-                )
-            }
+        at_rest = torch.zeros(())  # of a parameter that has not met a gradient
+        squares = sums_of_squares(
+            [
+                self.state.get(param, {}).get("displacement", at_rest)
+                for params in groups
+                for param in params
+            ]
+        )
+        parts = torch.split(squares, [len(params) for params in groups])
+        lrs = [scalar(group["last_lr"]) if in_units_of_lr else 1.0 for group in self.param_groups]
+        return [(p, part / lr) for p, part, lr in zip(groups, parts, lrs, strict=True)]
 
 
 def _number(value: float | Tensor) -> float:

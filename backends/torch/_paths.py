@@ -29,11 +29,10 @@ class Step(NamedTuple):
     decoupled_weight_decay: bool
     maximize: bool
 
-    def on(self, device: torch.device) -> "Step":
-        """The same beside the tensors; a 0-d tensor on the CPU goes with those of any device."""
-        return self._replace(
-            lr=_on(self.lr, device), rho=_on(self.rho, device), eta=_on(self.eta, device)
-        )
+    def beside(self, tensor: Tensor) -> "Step":
+        """The same with coefficients that are tensors on the device and in the precision of one."""
+        lr, rho, eta = (_beside(value, tensor) for value in (self.lr, self.rho, self.eta))
+        return self._replace(lr=lr, rho=rho, eta=eta)
 
 
 class Tensors(NamedTuple):
@@ -66,8 +65,8 @@ def take_step(tensors: Tensors, step: Step, group: Group) -> None:
         params.append(param)
         grads.append(grad)
         displacements.append(displacement)
-    for (path, device, _), bucket in sorted_out.items():
-        path(bucket, step.on(device))
+    for (path, _, _), bucket in sorted_out.items():
+        path(bucket, step.beside(bucket.params[0]))
 
 
 def _path(
@@ -76,13 +75,15 @@ def _path(
     if type(param) not in _PLAIN or param.dtype != grad.dtype:
         return _by_the_core
     if group["fused"] or (group["fused"] is None and group["foreach"] is None and param.is_cpu):
-        fused_dtypes = _FUSED_CPU if param.is_cpu else _FUSED_CUDA
+        fused_dtypes = FUSED_DTYPES["cpu" if param.is_cpu else "cuda"]
         if (
             param.dtype in fused_dtypes
             and param.dtype == displacement.dtype
             and _same_dense_layout(param, grad, displacement)
         ):
             return _fused
+    if group["foreach"] is None and param.is_cpu and param.dtype in _HALF:
+        return _one_by_one  # or there would be float32 copies of everything at once
     return _one_by_one if group["foreach"] is False else _foreach
 
 
@@ -114,10 +115,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local()  # type: ignore[no-any-return]
 
 
-def _on(value: Number, device: torch.device) -> Number:
-    if not isinstance(value, Tensor) or value.device.type == "cpu":
+def _beside(value: Number, tensor: Tensor) -> Number:
+    if not isinstance(value, Tensor):
         return value
-    return value.to(device, non_blocking=True)
+    # A 0-d tensor of another dtype would do, but takes CUDA's foreach off its fast route.
+    double = tensor.dtype in (torch.float64, torch.complex128)
+    return value.to(tensor.device, torch.float64 if double else torch.float32, non_blocking=True)
 
 
 # --- the paths ----------------------------------------------------------------------------------
@@ -228,8 +231,25 @@ def _langevin_step(
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _HALF = (torch.float16, torch.bfloat16)
-_FUSED_CPU = (torch.float32, torch.float64)  # half precision is broken: pytorch#191763
-_FUSED_CUDA = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. This times a
 # displacement vanishes beside any other number.
 _TINY = sys.float_info.min
+
+
+def _kernel_works() -> bool:
+    """Whether this PyTorch has the kernel, with the arguments and the result of that of 2.13."""
+    param, grad, moved = (torch.full((17,), x, device="cpu") for x in (1.0, 2.0, 0.5))
+    step = Step(0.5, 0.5, 0.375, weight_decay=0.25, decoupled_weight_decay=False, maximize=False)
+    try:
+        _fused(Tensors([param], [grad], [moved]), step)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    # dx = 0.5 * 0.5 - 0.375 * (2 + 0.25 * 1), exactly
+    return bool((moved == -0.59375).all() and (param == 0.40625).all())
+
+
+# Half precision is broken on the CPU: pytorch#191763.
+FUSED_DTYPES: dict[str, tuple[torch.dtype, ...]] = {"cpu": (), "cuda": ()}
+if _kernel_works():
+    FUSED_DTYPES["cpu"] = (torch.float32, torch.float64)
+    FUSED_DTYPES["cuda"] = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

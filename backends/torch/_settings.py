@@ -5,43 +5,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coolmomentum import _check
-from coolmomentum.schedules import CoolingSchedule, check_schedule
+from coolmomentum import _check, _defaults
+from coolmomentum.schedules import CoolingSchedule, check_schedule, resolve_schedule
 
 Group = dict[str, Any]  # one entry of param_groups
-COOLING = {"total_steps", "rho0", "law", "warmup_steps", "warmup_clock"}
+# How rho cools, in the order in which a checkpoint holds it, with the defaults of a schedule.
+COOLING = {
+    "total_steps": None,
+    "rho0": _defaults.RHO0,
+    "law": _defaults.LAW,
+    "warmup_steps": 0,
+    "warmup_clock": _defaults.WARMUP_CLOCK,
+}
 
 
-def flattened(settings: Group) -> Group:
-    """The fields of a CoolingSchedule as plain settings, which a checkpoint can hold."""
-    schedule = settings.get("schedule")
-    if not isinstance(schedule, CoolingSchedule):
-        return {}
-    fields = {name: getattr(schedule, name) for name in COOLING} | {"schedule": None}
-    if settings.get("total_steps") not in (None, schedule.total_steps):
-        raise ValueError(
-            f"total_steps must be that of the schedule, {schedule.total_steps}, or not be given: "
-            f"{settings['total_steps']!r}"
-        )
-    return fields
+def checked(own: Group, defaults: Group | None = None) -> Group:
+    """The settings of a group, or of the constructor, as plain numbers that a checkpoint can hold.
 
-
-def checked(settings: Group) -> Group:
-    """The settings of a group as plain Python numbers, or an error that names the bad one.
-
-    Without a schedule and total_steps, which every group may give for itself, there is no cooling
-    to check.
+    Raises what names the bad one. The constructor may leave the cooling to its groups.
     """
+    settings = (defaults or {}) | own
     weight_decay = _checked_scalar("weight_decay", settings["weight_decay"])
     if isinstance(weight_decay, Tensor):  # kept as one for its gradient only
         differentiable = settings["differentiable"] is True
         weight_decay = weight_decay.reshape(()) if differentiable else weight_decay.item()
     checked = {"lr": _checked_scalar("lr", settings["lr"]), "weight_decay": weight_decay}
-    if settings["schedule"] is not None:
-        check_schedule(settings["schedule"], settings["total_steps"] or 1)
-    elif settings["total_steps"] is not None:
-        cooling = CoolingSchedule(**{name: settings[name] for name in COOLING})
-        checked |= {name: getattr(cooling, name) for name in COOLING}
+    checked |= _checked_cooling(own, defaults)
     for name in ("decoupled_weight_decay", "maximize", "capturable", "differentiable"):
         _check.flag(name, settings[name])
     for name in ("foreach", "fused"):
@@ -50,12 +39,38 @@ def checked(settings: Group) -> Group:
     for one, other in (("fused", "foreach"), ("fused", "differentiable")):
         if settings[one] and settings[other]:
             raise RuntimeError(f"`{one}` and `{other}` cannot be `True` together.")
+    if defaults and settings["differentiable"] != defaults["differentiable"]:
+        raise ValueError(
+            f"differentiable must be that of the optimizer, {defaults['differentiable']}, in every "
+            f"group: {settings['differentiable']}"
+        )
     if settings["displacement_dtype"] not in (None, torch.float32):
         raise ValueError(
             "displacement_dtype must be torch.float32, or None for that of the parameter: "
             f"{settings['displacement_dtype']!r}"
         )
     return checked
+
+
+def _checked_cooling(own: Group, defaults: Group | None) -> Group:
+    """How a group cools: by its own schedule, by the constructor's, or by numbers of both."""
+    numbers = (defaults or {}) | own
+    cooling: dict[str, Any]
+    if own.get("schedule") is not None:
+        cooling = {name: own.get(name, default) for name, default in COOLING.items()}
+        resolved = resolve_schedule(own["schedule"], **cooling)
+    elif defaults and defaults["schedule"] is not None and not own.keys() & COOLING.keys():
+        return {}
+    else:
+        cooling = {name: numbers[name] for name in COOLING}
+        if defaults is None and cooling["total_steps"] is None:
+            resolve_schedule(**cooling | {"total_steps": 2**62})  # check what there is
+            return {}
+        resolved = resolve_schedule(**cooling)
+    if isinstance(resolved, CoolingSchedule):
+        return {name: getattr(resolved, name) for name in COOLING} | {"schedule": None}
+    check_schedule(resolved, numbers["total_steps"] or 1)
+    return cooling | {"schedule": resolved}
 
 
 def _checked_scalar(name: str, value: Any) -> float | Tensor:

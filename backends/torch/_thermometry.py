@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from coolmomentum.torch._paths import local
+
+_CPU = torch.device("cpu")
 _CHUNK = 2**16  # elements; the error of a float32 dot grows with its length
 
 
@@ -18,19 +21,16 @@ def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
 
     Returns
     -------
-    float64 tensor of shape (len(tensors),) on the device of the first, without having waited for it
+    float64 tensor (float32 on MPS) of shape (len(tensors),), without having waited for it, on the
+    first accelerator that one of them is on, else on the CPU
     """
-    device = tensors[0].device
-    local = [_sum_of_squares(_local(tensor)).to(device) for tensor in tensors]
-    sums = torch.stack(local)
+    if not tensors:
+        return torch.zeros(0, dtype=torch.float64)
+    device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), _CPU)
+    sums = torch.stack([_sum_of_squares(local(tensor)).to(device) for tensor in tensors])
     for index, mesh_sums in _reduced(tensors, sums):
         sums = sums.index_copy(0, torch.tensor(index, device=device), mesh_sums)
     return sums
-
-
-def coordinates(tensor: Tensor) -> int:
-    """How many real numbers a tensor has, over all shards."""
-    return tensor.numel() * (2 if tensor.is_complex() else 1)
 
 
 def _sum_of_squares(tensor: Tensor) -> Tensor:
@@ -43,16 +43,14 @@ def _sum_of_squares(tensor: Tensor) -> Tensor:
     # is seven times slower, for its temporary.
     flat = tensor.detach().reshape(-1)
     flat = flat if flat.dtype == torch.float64 else flat.float()
+    if flat.numel() <= _CHUNK:
+        return torch.dot(flat, flat).double()
     parts = [torch.dot(chunk, chunk) for chunk in torch.split(flat, _CHUNK)]
     return torch.stack(parts).sum(dtype=torch.float64)
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _reduced(tensors: Sequence[Tensor], sums: Tensor) -> list[tuple[list[int], Tensor]]:

@@ -28,29 +28,34 @@ def report(output: Path, console: Console) -> None:
 
 
 def _table(summary: pd.DataFrame) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("framework")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("in")
     table.add_column("optimizer")
-    for heading in ("lr", "test accuracy\n(%)", "training loss\n(1e-3 nats)", "temperature\nT dt²"):
+    for heading in ("lr", "test\naccuracy %", "test loss\nmilli-nats", "training\nloss", "T dt²"):
         table.add_column(heading, justify="right")
     for line in summary.itertuples():
         accuracy, accuracy_pm = 100 * line.test_accuracy, 100 * line.test_accuracy_half_width
-        loss, loss_pm = 1000 * line.training_loss, 1000 * line.training_loss_half_width
         table.add_row(
             line.framework,
             line.optimizer,
             f"{line.lr:g}" + ("*" if line.lr_at_edge_of_grid else ""),
             f"{accuracy:.2f} ± {accuracy_pm:.2f}",
-            f"{loss:.3g} ± {loss_pm:.2g}",
+            _milli(line.test_loss, line.test_loss_half_width),
+            _milli(line.training_loss, line.training_loss_half_width),
             f"{line.temperature:.1e}",
         )
     return table
 
 
+def _milli(loss: float, half_width: float) -> str:
+    return f"{1000 * loss:.3g} ± {1000 * half_width:.2g}"
+
+
 def _notes(runs: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
     yield (
         f"After the last epoch, mean of {summary.seeds.iloc[0]} seeds ± 95 % t-interval. The "
-        "temperature is rescaled: mean squared change of a parameter in a step of the last epoch."
+        "temperature is rescaled: mean squared change of a parameter in a step of the last epoch. "
+        "Losses follow the learning rate chosen for accuracy; they do not rank the optimizers."
     )
     if summary.lr_at_edge_of_grid.any():
         yield "* at the edge of its grid: a better learning rate may lie outside."

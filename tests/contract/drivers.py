@@ -180,8 +180,10 @@ class JaxRun:
     lr: float
     cooling: CoolingSchedule
     decay: float
+    last_lr: float = 0.0
 
     def step(self, gradients):
+        self.last_lr = self.lr
         update = _jitted_update if self.driver.jitted else _update
         with jax.enable_x64(self.driver.dtype == "float64"):
             gradients = [jnp.asarray(g, self.driver.dtype) for g in gradients]
@@ -191,7 +193,9 @@ class JaxRun:
             )
 
     def skip(self):
+        last_lr = self.last_lr
         self.step([np.full(x.shape, np.inf) for x in self.weights])
+        self.last_lr = last_lr
 
     def set_lr(self, lr):
         self.lr = lr
@@ -211,7 +215,7 @@ class JaxRun:
 
     def temperature(self):
         with jax.enable_x64(self.driver.dtype == "float64"):
-            return float(cool_jax.temperature(self.state, self.lr))
+            return float(cool_jax.temperature(self.state, self.last_lr))
 
     def reloaded(self):
         leaves, structure = jax.tree.flatten((self.weights, self.state))
@@ -221,7 +225,8 @@ class JaxRun:
         with jax.enable_x64(self.driver.dtype == "float64"), np.load(file) as saved:
             leaves = [jnp.asarray(saved[name]) for name in saved.files]
         weights, state = jax.tree.unflatten(structure, leaves)
-        return JaxRun(self.driver, weights, state, self.lr, self.cooling, self.decay)
+        own = (self.lr, self.cooling, self.decay, self.last_lr)
+        return JaxRun(self.driver, weights, state, *own)
 
     def _own_state(self):
         return self.state.inner_state[1]

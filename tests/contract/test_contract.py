@@ -57,6 +57,7 @@ class Pair:
             bound.step(x, dx, g, oracle.lr, rho, oracle.decay)
         oracle.step(gradients)
         self.run.step(gradients)
+        self.last_lr = oracle.lr
 
     def set_lr(self, lr):
         """Another learning rate for both, one that the dtype holds."""
@@ -77,8 +78,8 @@ class Pair:
         pairs = zip(moved, state.displacements, self.bounds, strict=True)
         for ours, exact, bound in pairs:
             assert (np.abs(ours - exact) <= bound.dx).all()
-        # Of its own displacements; float32 sums of 129 squares.
-        temperature = float(rescaled_temperature(moved)) / oracle.lr
+        # Of its own displacements, and the learning rate that made them; sums of 129 squares.
+        temperature = float(rescaled_temperature(moved)) / self.last_lr
         assert self.run.temperature() == pytest.approx(temperature, rel=140 * u, abs=0)
 
 

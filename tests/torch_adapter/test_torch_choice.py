@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch_tools import PATHS, assert_rounded, draw, exact, follow, gradients, parameters, path
 
-from coolmomentum.torch import CoolMomentum
+from coolmomentum.torch import CoolMomentum, _paths
 
 COOLING = {"total_steps": 3, "rho0": 0.5, "lr": 0.125}
 
@@ -73,11 +73,11 @@ def test_channels_last_is_for_the_kernel(calls):
 
 
 def test_kinds_of_tensors_are_sorted_out(calls):
-    """In a mixed group each kind goes its own way, in one call."""
+    """In a mixed group each kind goes its own way, half precision on the CPU one by one."""
     params = parameters(*[(4,)] * 3, dtype=torch.float32)
     params += parameters(*[(4,)] * 2, dtype=torch.bfloat16)
     follow(params, CoolMomentum(params, **COOLING), gradients(params, 1))
-    assert calls == {"_fused_sgd_": [3], "_foreach_mul_": [2]}
+    assert calls == {"_fused_sgd_": [3], "_foreach_mul_": [1, 1]}
 
 
 @path
@@ -99,3 +99,21 @@ def test_a_strided_displacement_from_elsewhere(path):
     assert optimizer.state[param]["displacement"].stride() == param.stride() == (16, 2)
     follow([param], optimizer, [[every_second(g[0])] for g in grads[1:]])
     assert_rounded([param], xs, 3)
+
+
+def test_a_torch_without_the_kernel(monkeypatch):
+    """The probe then says so, and the steps go another way."""
+    monkeypatch.delattr(torch, "_fused_sgd_")
+    assert not _paths._kernel_works()
+    monkeypatch.setattr(_paths, "FUSED_DTYPES", {"cpu": (), "cuda": ()})
+    params = parameters((4,), dtype=torch.float32)
+    grads = gradients(params, 3)
+    xs, _ = exact(params, grads, **COOLING)
+    follow(params, CoolMomentum(params, **COOLING, fused=True), grads)
+    assert_rounded(params, xs, 3)
+
+
+def test_the_probe_notices_a_kernel_that_computes_something_else(monkeypatch):
+    """As PyTorch 2.13 does in half precision, where it leaves the parameters as they are."""
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *args, **settings: None)
+    assert not _paths._kernel_works()

@@ -25,6 +25,7 @@ VARIANTS = {
     "callable": {"schedule": lambda n: 0.5 / (1 + n)},
     "constant callable": {"schedule": lambda n: 0.5},
 }
+READ_ONLY = ("params", "step", "rho", "last_lr")
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +119,21 @@ def test_eager_and_compiled_steps_may_alternate():
         x += dx
         assert param.detach().numpy() == pytest.approx(x, rel=1e-14)  # 5 steps of 6 roundings
         assert float(optimizer.param_groups[0]["rho"]) == pytest.approx(schedule(n + 1), abs=1e-7)
+
+
+def test_compiling_leaves_the_settings_alone():
+    """torch.compile traces with capturable=True; group and checkpoint keep what they had."""
+    for capturable in (False, True):
+        param = torch.zeros(3, requires_grad=True)
+        optimizer = CoolMomentum([param], total_steps=9, capturable=capturable)
+        before = {k: v for k, v in optimizer.param_groups[0].items() if k not in READ_ONLY}
+        param.grad = torch.ones(3)
+        compiled = torch.compile(optimizer.step, backend="aot_eager")
+        for step in (compiled, compiled, optimizer.step, compiled):
+            step()
+            group = optimizer.param_groups[0]
+            assert {k: v for k, v in group.items() if k not in READ_ONLY} == before
+            assert optimizer.state_dict()["param_groups"][0]["capturable"] is capturable
 
 
 def test_a_whole_training_step_compiles():

@@ -37,7 +37,11 @@ BAD = [  # settings, error, message
     ({"warmup_clock": "walk"}, ValueError, "warmup_clock must be one of run, hold: 'walk'"),
     ({"law": "magic"}, ValueError, f"law must be one of {LAWS}: 'magic'"),
     ({"law": 3}, TypeError, f"law must be one of {LAWS}: 3"),
-    ({"schedule": 0.9}, TypeError, "schedule must be a function of the step: 0.9"),
+    (
+        {"schedule": 0.9},
+        TypeError,
+        "schedule must be a law, a CoolingSchedule or a function of the step: 0.9",
+    ),
     ({"schedule": lambda n: 1.5}, ValueError, "schedule(0) must be in [-1, 1): 1.5"),
     ({"schedule": lambda n: n / 9}, ValueError, "schedule(9) must be in [-1, 1): 1.0"),
     ({"schedule": lambda n: "hot"}, TypeError, "schedule(0) must be a real number: 'hot'"),

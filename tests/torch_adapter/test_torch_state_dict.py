@@ -1,6 +1,9 @@
 """State dicts of the PyTorch adapter: those of other versions and optimizers, and their hooks."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -147,3 +150,39 @@ def test_load_state_dict_hooks(path):
     fresh.load_state_dict(saved)
     assert len(seen) == 2  # our own hooks are gone again
     assert len(fresh._optimizer_load_state_dict_post_hooks) == 1
+
+
+def test_the_same_on_every_process():
+    """Keys come in one order whatever the seed of Python's hashes: all ranks write the same."""
+    program = (
+        "import hashlib, io, torch; from coolmomentum.torch import CoolMomentum;"
+        "p = torch.zeros(2, requires_grad=True); o = CoolMomentum([p], total_steps=9);"
+        "f = io.BytesIO(); torch.save(o.state_dict(), f);"
+        "print(list(o.state_dict()['param_groups'][0]), hashlib.md5(f.getvalue()).hexdigest())"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(printed) == 1
+
+
+def test_a_hook_may_make_of_it_what_it_likes():
+    """Post-hooks get the checkpoint without callables, and what they give back is returned."""
+    param = torch.zeros(2, requires_grad=True)
+    optimizer = CoolMomentum([param], schedule=lambda n: 0.5)
+    seen = []
+
+    def wrapped(_, packed):
+        seen.append(packed["param_groups"][0]["schedule"])
+        return {"mine": packed}
+
+    optimizer.register_state_dict_post_hook(wrapped)
+    assert list(optimizer.state_dict()) == ["mine"]
+    assert seen == [None]

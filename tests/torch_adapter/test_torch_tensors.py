@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch_tools import (
     assert_rounded,
     clock,
@@ -337,3 +338,25 @@ def test_maximize_is_the_negated_gradient(path):
     follow(ups, CoolMomentum(ups, **COOLING, maximize=True, **path), grads)
     follow(downs, CoolMomentum(downs, **COOLING, **path), [[-g for g in gs] for gs in grads])
     assert all(torch.equal(up, down) for up, down in zip(ups, downs, strict=True))
+
+
+# --- tensors without values -----------------------------------------------------------------------
+
+
+def test_made_where_the_default_device_is_meta():
+    """As large models are; the clock is a real number all the same."""
+    with torch.device("meta"):
+        params = [torch.nn.Parameter(torch.zeros(2))]
+        optimizer = CoolMomentum(params, total_steps=9)
+    assert optimizer.param_groups[0]["step"].device.type == "cpu"
+    assert optimizer.param_groups[0]["rho"] == 0.99
+
+
+def test_a_rehearsal_with_fake_tensors():
+    """Under FakeTensorMode, as memory estimators use it, a step runs on nothing but shapes."""
+    with FakeTensorMode():
+        param = torch.nn.Parameter(torch.zeros(2))
+        optimizer = CoolMomentum([param], total_steps=9)
+        param.grad = torch.ones(2)
+        optimizer.step()
+        assert optimizer.state[param]["displacement"].shape == (2,)

@@ -339,7 +339,32 @@ def test_temperature_before_the_first_step_is_zero():
     """At rest, and with nothing that has moved, the temperature is 0."""
     optimizer = CoolMomentum([torch.zeros(2, requires_grad=True)], total_steps=2)
     assert float(optimizer.temperature()) == float(optimizer.rescaled_temperature()) == 0.0
-    assert optimizer.temperatures() == {}
+    assert list(map(float, optimizer.temperatures().values())) == [0.0]
+
+
+@path
+def test_temperature_divides_by_the_learning_rate_of_its_step(path):
+    """A scheduler that has already set the next learning rate does not change the reading."""
+    param = torch.zeros(2, requires_grad=True)
+    optimizer = CoolMomentum([param], lr=0.5, total_steps=2, rho0=0.0, **path)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1.0 if n == 0 else 0.0)
+    param.grad = torch.full((2,), 4.0)
+    optimizer.step()  # dx = -1
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.0
+    assert float(optimizer.temperature()) == 2.0
+
+
+def test_a_parameter_that_has_met_no_gradient_is_at_rest():
+    """It is trainable, so its coordinates count, with displacements of zero: as in the oracle."""
+    params = [torch.zeros(2, requires_grad=True) for _ in "ab"]
+    params[0].grad = torch.ones(2)
+    optimizer = CoolMomentum(params, lr=1.0, total_steps=2, rho0=0.0)
+    optimizer.step()
+    oracle = Oracle(lr=1.0, total_steps=2, rho0=0.0)
+    xs = [np.zeros(2), np.zeros(2)]
+    _, state = oracle.step(xs, [np.ones(2), None], oracle.init(xs))
+    assert float(optimizer.temperature()) == float(oracle.temperature(state)) == 0.125
 
 
 def test_temperature_leaves_out_what_is_frozen():

@@ -1,0 +1,106 @@
+"""What an optimizer is told about its cooling, and refuses, is the same in every adapter."""
+
+import jax.numpy as jnp
+import pytest
+import torch
+
+from coolmomentum import CoolingSchedule
+from coolmomentum.jax import cool_momentum
+from coolmomentum.numpy import CoolMomentum as NumpyCoolMomentum
+from coolmomentum.torch import CoolMomentum as TorchCoolMomentum
+
+
+def in_numpy(**settings):
+    """Rho of a new optimizer of coolmomentum.numpy."""
+    optimizer = NumpyCoolMomentum(**settings)
+    return optimizer.rho(optimizer.init([]))
+
+
+def in_torch(**settings):
+    """The same of coolmomentum.torch."""
+    optimizer = TorchCoolMomentum([torch.zeros(1, requires_grad=True)], **settings)
+    return optimizer.param_groups[0]["rho"]
+
+
+def in_a_torch_group(**settings):
+    """The same, as settings of a group that replace others of the constructor."""
+    group = {"params": [torch.zeros(1, requires_grad=True)]} | settings
+    return TorchCoolMomentum([group], schedule=CoolingSchedule(77, 0.7)).param_groups[0]["rho"]
+
+
+def in_jax(**settings):
+    """The same of coolmomentum.jax, from its first update, -(1 + rho) / 2."""
+    if "law" in settings:
+        settings["schedule"] = settings.pop("law")
+    optimizer = cool_momentum(1.0, **settings)
+    x = jnp.zeros(1)
+    updates, _ = optimizer.update(jnp.ones(1), optimizer.init(x), x)
+    return -2 * float(updates[0]) - 1
+
+
+adapter = pytest.mark.parametrize("rho", [in_numpy, in_torch, in_a_torch_group, in_jax])
+
+
+def half(step):
+    """A schedule of one's own."""
+    return 0.5 + 0 * step
+
+
+@adapter
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"total_steps": 10, "rho0": 0.75}, 0.75),
+        ({"total_steps": 10, "rho0": 0.75, "law": "linear"}, 0.75),
+        ({"schedule": "linear", "total_steps": 10, "rho0": 0.75}, 0.75),
+        ({"schedule": CoolingSchedule(10, 0.5)}, 0.5),
+        ({"schedule": CoolingSchedule(10, 0.5), "total_steps": 10, "rho0": 0.5}, 0.5),
+        ({"schedule": CoolingSchedule(10, 0.5, warmup_steps=2)}, 0.0),
+        ({"schedule": half}, 0.5),
+        ({"schedule": half, "total_steps": 10}, 0.5),
+    ],
+)
+def test_ways_to_say_it(rho, settings, expected):
+    """Numbers, a law, a CoolingSchedule or a callable, with repetitions that agree."""
+    assert rho(**settings) == pytest.approx(expected, abs=2**-23)
+
+
+@adapter
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"schedule": 0.9}, TypeError, "schedule must be a law, a CoolingSchedule or a function"),
+        ({"schedule": "cosine", "total_steps": 9}, ValueError, "schedule must be one of paper"),
+        ({"schedule": half, "total_steps": -5}, ValueError, "total_steps must be >= 1: -5"),
+        ({"schedule": half, "total_steps": 2.5}, TypeError, "total_steps must be an integer: 2.5"),
+        ({"schedule": half, "rho0": 0.5}, ValueError, "rho0 must not be given beside a schedule"),
+        ({"schedule": half, "warmup_steps": 3}, ValueError, "warmup_steps must not be given"),
+        (
+            {"schedule": CoolingSchedule(10), "total_steps": 20},
+            ValueError,
+            "total_steps must be that of the schedule, 10, or not be given: 20",
+        ),
+        (
+            {"schedule": CoolingSchedule(10, 0.5), "rho0": 0.75},
+            ValueError,
+            "rho0 must be that of the schedule, 0.5, or not be given: 0.75",
+        ),
+        ({"schedule": lambda n: 1.5 + 0 * n}, ValueError, "schedule(0) must be in [-1, 1): 1.5"),
+        ({"total_steps": 10, "rho0": 1.0}, ValueError, "rho0 must be in [0, 1): 1.0"),
+        ({"total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
+        ({"total_steps": 9, "law": "warm"}, ValueError, "must be one of paper, linear"),
+        ({"total_steps": 9, "warmup_steps": 9}, ValueError, "warmup_steps must be < total_steps"),
+    ],
+)
+def test_contradictions_and_bad_values(rho, settings, error, message):
+    """Each adapter refuses the same at construction, in the same words."""
+    with pytest.raises(error) as caught:
+        rho(**settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("rho", [in_numpy, in_torch, in_jax])
+def test_total_steps_has_no_default(rho):
+    """Without it, and without a schedule, there is no cooling."""
+    with pytest.raises(TypeError, match="total_steps is required"):
+        rho()
