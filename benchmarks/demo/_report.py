@@ -28,7 +28,7 @@ def report(output: Path, console: Console) -> None:
 
 
 def _table(summary: pd.DataFrame) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("in")
     table.add_column("optimizer")
     for heading in ("lr", "test\naccuracy %", "test loss\nmilli-nats", "training\nloss", "T dt²"):
