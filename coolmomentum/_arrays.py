@@ -1,6 +1,10 @@
-"""What the core needs of an array library beyond operators: its namespace and its dtypes."""
+"""What the core needs of an array library beyond operators: its namespace and its dtypes.
+
+``keras.ops`` will do for a namespace, though it has other names for some things.
+"""
 
 import math
+import re
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -22,20 +26,47 @@ def namespace(*values: object) -> Any:
     return array_namespace(*arrays) if arrays else math
 
 
+def as_array(value: Scalar, xp: Any) -> Array:
+    """A number as an array of the namespace; ``keras.ops`` calls that ``convert_to_tensor``."""
+    return xp.asarray(value) if hasattr(xp, "asarray") else xp.convert_to_tensor(value)
+
+
 def astype(x: Array, dtype: DType, xp: Any) -> Array:
     """``x`` in another dtype; ``keras.ops`` spells it ``cast``."""
     return xp.astype(x, dtype) if hasattr(xp, "astype") else xp.cast(x, dtype)
+
+
+def is_kind(x: Array, kind: str, xp: Any) -> bool:
+    """Whether the dtype of ``x`` is of a kind of the array API, one of those in ``_PREFIXES``."""
+    if hasattr(xp, "isdtype"):
+        return bool(xp.isdtype(x.dtype, kind))
+    name: str = xp.dtype(x)  # keras.ops: dtypes are known by name
+    return name.startswith(_PREFIXES[kind])
 
 
 def real_dtype(x: Array, dtype: DType, xp: Any) -> DType:
     """``dtype`` if given; else that of ``x`` or, for integers, the namespace's default float."""
     if dtype is not None:
         return dtype
-    return x.dtype if xp.isdtype(x.dtype, "real floating") else xp.asarray(0.0).dtype
+    return x.dtype if is_kind(x, "real floating", xp) else as_array(0.0, xp).dtype
 
 
 def wide(x: Array, xp: Any) -> Array:
     """``x`` in float32 or better: float16 and bfloat16 are formats to store, not to compute in."""
-    if xp is math or xp.isdtype(x.dtype, "complex floating") or xp.finfo(x.dtype).bits >= 32:
+    if xp is math or is_kind(x, "complex floating", xp) or _bits(x, xp) >= 32:
         return x
-    return astype(x, xp.float32, xp)
+    return astype(x, getattr(xp, "float32", "float32"), xp)
+
+
+def _bits(x: Array, xp: Any) -> int:
+    """Size of a number in a real floating array."""
+    if hasattr(xp, "finfo"):
+        return int(xp.finfo(x.dtype).bits)
+    return int(re.findall(r"\d+", xp.dtype(x))[0])  # keras.ops: bfloat16, float8_e4m3fn
+
+
+_PREFIXES = {
+    "real floating": ("float", "bfloat"),
+    "complex floating": ("complex",),
+    "integral": ("int", "uint"),
+}

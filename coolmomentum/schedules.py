@@ -15,7 +15,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from coolmomentum import _check, _defaults
-from coolmomentum._arrays import Array, DType, Scalar, astype, is_number, namespace, real_dtype
+from coolmomentum._arrays import (
+    Array,
+    DType,
+    Scalar,
+    as_array,
+    astype,
+    is_kind,
+    is_number,
+    namespace,
+    real_dtype,
+)
 from coolmomentum.langevin import adiabaticity, reduced_temperature, rho_from_reduced_temperature
 
 __all__ = [
@@ -155,8 +165,8 @@ def cooled_rho(
     0.9
     """
     xp = xp or namespace(step, total_steps, rho0)
-    if is_number(step) and hasattr(xp, "asarray"):
-        step = xp.asarray(step)  # a number beside arrays
+    if is_number(step) and xp is not math:
+        step = as_array(step, xp)  # a number beside arrays
     start = warmup_steps if warmup_clock == "hold" else 0
     span = total_steps - start
     left, n = (_as_float(steps, dtype, xp) for steps in _left_and_taken(step - start, span, xp))
@@ -217,7 +227,7 @@ def _largest(n: Array, xp: Any) -> float:
     """The largest number that the dtype of ``n`` holds, 2**31 - 1 where it cannot be asked."""
     if not hasattr(xp, "iinfo"):
         return 2**31 - 1
-    return float(xp.iinfo(n.dtype).max) if xp.isdtype(n.dtype, "integral") else math.inf
+    return float(xp.iinfo(n.dtype).max) if is_kind(n, "integral", xp) else math.inf
 
 
 def _as_float(x: Scalar, dtype: DType, xp: Any) -> Scalar:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from coolmomentum import _check
-from coolmomentum._arrays import Array, Scalar, is_number, namespace, wide
+from coolmomentum._arrays import Array, Scalar, is_kind, is_number, namespace, wide
 
 __all__ = [
     "DisplacementSum",
@@ -232,7 +232,7 @@ def _coordinates(x: Array, xp: Any) -> int:
 
 
 def _is_complex(x: Array, xp: Any) -> bool:
-    return bool(xp.isdtype(x.dtype, "complex floating"))
+    return is_kind(x, "complex floating", xp)
 
 
 def _check_learning_rate(learning_rate: Scalar) -> None:

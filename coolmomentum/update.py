@@ -13,7 +13,7 @@ __all__ = ["langevin_step", "next_displacement"]
 
 
 def next_displacement(
-    displacement: Array, gradient: Array, *, rho: Scalar, step_size: Scalar
+    displacement: Array, gradient: Array, *, rho: Scalar, step_size: Scalar, xp: Any = None
 ) -> Array:
     """The next displacement, Eq. 14: ``rho displacement - step_size gradient``.
 
@@ -23,6 +23,8 @@ def next_displacement(
     gradient : gradient of the loss at ``x_n``, of the same shape.
     rho : momentum coefficient in [-1, 1).
     step_size : eta of Eq. 16, see :func:`coolmomentum.langevin.step_size`.
+    xp : namespace whose functions are to be used where the arrays have no operators: ``keras.ops``
+        for a sparse gradient.
 
     Returns
     -------
@@ -33,7 +35,9 @@ def next_displacement(
     >>> next_displacement(0.5, 2.0, rho=0.5, step_size=0.25)
     -0.25
     """
-    return rho * displacement - step_size * gradient
+    if xp is None:
+        return rho * displacement - step_size * gradient
+    return xp.subtract(xp.multiply(displacement, rho), xp.multiply(gradient, step_size))
 
 
 def langevin_step(
