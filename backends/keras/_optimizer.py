@@ -49,8 +49,8 @@ class CoolMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras i
     warmup_steps : steps at the start with rho = 0, in [0, total_steps).
     warmup_clock : "run" lets the cooling clock run on during the warm-up, "hold" starts it after.
     schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
-        in place of the five arguments before. A callable gets a Python int, or a 0-d integer
-        tensor inside a step. To be saved it has to be registered with
+        in place of the five arguments before. A callable gets a Python int, or inside a step
+        a 0-d floating tensor. To be saved it has to be registered with
         ``keras.saving.register_keras_serializable``.
     weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, \
 ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : as for every
@@ -179,7 +179,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             super()._backend_update_step(grads, trainable_variables, step)
             return
         if is_on_host(self._iterations.value):
-            rho = self.rho
+            rho = float(self._schedule(int(self.iterations)))
             step = _Step(rho, step_size(float(learning_rate), rho))
         else:
             step = self._step(learning_rate, trainable_variables)
@@ -201,7 +201,8 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         step = ops.convert_to_tensor(self.iterations)
         if isinstance(self._schedule, CoolingSchedule):
             return self._schedule(step, dtype=dtype, xp=ops)
-        return ops.cast(self._schedule(step), dtype)
+        # TensorFlow has no operators between its integers and Python floats.
+        return ops.cast(self._schedule(ops.cast(step, dtype)), dtype)
 
     # --- the config -----------------------------------------------------------------------------
 
@@ -234,7 +235,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
     @property
     def rho(self) -> float:
         """Momentum coefficient that the next step will use."""
-        return float(self._schedule(int(self.iterations)))
+        return float(self._schedule(int(ops.convert_to_numpy(self.iterations))))
 
     def temperature(self) -> float:
         """Temperature of the last displacements (Eq. 22), over all variables.

@@ -36,3 +36,13 @@ def floatx(request: pytest.FixtureRequest) -> str:
     if request.param == "float64":
         request.getfixturevalue("float64")
     return request.param
+
+
+def pytest_configure() -> None:
+    """Two logical CPUs for tf.distribute, before anything makes TensorFlow look for its devices."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        both = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, both)
