@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,44 @@ import coolmomentum
 
 TESTS = Path(__file__).parent / "keras_adapter"
 PACKAGE = Path(coolmomentum.__file__).parent
+FOLDERS = {
+    "tensorflow": [TESTS, PACKAGE / "keras", PACKAGE / "tensorflow"],
+    "jax": [TESTS, PACKAGE / "keras"],
+    "torch": [TESTS, PACKAGE / "keras"],
+}
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_the_keras_adapter(backend):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
+    """A process for each backend, which run side by side, and the file that it writes to."""
+    folder = tmp_path_factory.mktemp("keras")
+    runs = {}
+    for backend, folders in FOLDERS.items():
+        with (folder / backend).open("w") as output:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    *map(str, folders),
+                ],
+                cwd=PACKAGE.parent,
+                env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        runs[backend] = process, folder / backend
+    yield runs
+    for process, _ in runs.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("backend", FOLDERS)
+def test_the_keras_adapter(runs, backend):
     """tests/keras_adapter and the examples of the adapter pass on this backend."""
-    folders = [TESTS, PACKAGE / "keras"]
-    if backend == "tensorflow":
-        folders.append(PACKAGE / "tensorflow")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, folders)],
-        cwd=PACKAGE.parent,
-        env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    process, output = runs[backend]
+    assert process.wait() == 0, output.read_text()

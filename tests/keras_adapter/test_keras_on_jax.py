@@ -1,6 +1,10 @@
 """Keras on JAX: stateless_apply under jit, exported for TPU, sparse gradients, scans."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -112,3 +116,54 @@ def test_a_clock_that_wraps_keeps_rho_in_range():
     assert int(optimizer.iterations) == -(2**31)
     assert 0 <= optimizer.rho < 1
     assert float(optimizer.rho_tensor()) == pytest.approx(optimizer.rho, rel=4 * U32)
+
+
+SHARDED = """
+import json, sys
+import numpy as np, keras
+from coolmomentum.keras import CoolMomentum
+if sys.argv[1] == "data":
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+if sys.argv[1] == "model":
+    layout = keras.distribution.LayoutMap(keras.distribution.DeviceMesh((2, 2), ("b", "m")))
+    layout[".*kernel"] = ("m", None)
+    parallel = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="b")
+    keras.distribution.set_distribution(parallel)
+keras.utils.set_random_seed(1)
+layers = [keras.Input((8,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(1)]
+model = keras.Sequential(layers)
+model.compile(CoolMomentum(0.05, total_steps=16, rho0=0.9), "mse")
+x = np.random.default_rng(0).standard_normal((32, 8)).astype("float32")
+model.fit(x, x[:, :1], batch_size=8, epochs=2, shuffle=False, verbose=0)
+optimizer = model.optimizer
+print(json.dumps({
+    "weights": [w.numpy().ravel().tolist() for w in model.weights],
+    "readings": [optimizer.rho, optimizer.temperature(), *optimizer.temperatures()],
+    "shards": len({str(s.index) for s in optimizer._displacements[0].value.addressable_shards}),
+}))
+"""
+
+
+def test_sharded_training_is_the_same():
+    """Under DataParallel and ModelParallel on four devices: weights, and the global temperature.
+
+    8 steps; sums in another order, so that the readings differ in the fifth digit at most.
+    """
+    results = {}
+    for kind in ("one", "data", "model"):
+        flags = "--xla_force_host_platform_device_count=4"
+        done = subprocess.run(
+            [sys.executable, "-c", SHARDED, kind],
+            env=os.environ | {"XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        results[kind] = json.loads(done.stdout)
+    assert [results[kind]["shards"] for kind in results] == [1, 1, 2]
+    for kind in ("data", "model"):
+        pairs = zip(results[kind]["weights"], results["one"]["weights"], strict=True)
+        for ours, theirs in pairs:
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=8 * 10 * 32 * U32 * 0.3)
+        assert results[kind]["readings"] == pytest.approx(results["one"]["readings"], rel=1e-4)

@@ -74,9 +74,11 @@ def test_the_authors_trajectories(golden, float64):
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("warmup", [(0, "run"), (4, "run"), (4, "hold")])
-@pytest.mark.parametrize("weight_decay", [None, 0.125])  # exact: Keras rounds it to float32
-def test_it_is_the_oracle(law, warmup, weight_decay, floatx):
-    """Through a warm-up and past S, for shapes 0-d, empty and large, decay decoupled."""
+def test_it_is_the_oracle(law, warmup, floatx):
+    """Through a warm-up and past S, for shapes 0-d, empty and large, with decoupled decay.
+
+    The decay is 1/8 because Keras rounds it to float32.
+    """
     cooling = {
         "total_steps": 20,
         "rho0": 0.95,
@@ -86,9 +88,9 @@ def test_it_is_the_oracle(law, warmup, weight_decay, floatx):
     }
     starts, grads = gradients(1, seed=1)[0], gradients(30)
     params = variables(starts)
-    optimizer = CoolMomentum(0.01, weight_decay=weight_decay, **cooling)
+    optimizer = CoolMomentum(0.01, weight_decay=0.125, **cooling)
     follow(optimizer, params, grads)
-    decay = {"weight_decay": weight_decay or 0.0, "decoupled_weight_decay": True}
+    decay = {"weight_decay": 0.125, "decoupled_weight_decay": True}
     xs, state = oracle_run(starts, grads, lr=0.01, **cooling, **decay)
     # Keras' tanh gives float32 on JAX, whatever it is given.
     narrow = floatx == "float32" or (BACKEND == "jax" and law == "exponential")
@@ -141,8 +143,8 @@ def test_gradients_may_have_another_dtype():
     np.testing.assert_allclose(numpy(params[1]), expected, rtol=0, atol=2.0**-11)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.875, 0.984375])  # exact, as Keras rounds it
-@pytest.mark.parametrize("weight_decay", [None, 0.125])  # exact: Keras rounds it to float32
+@pytest.mark.parametrize("momentum", [0.0, 0.875])  # exact: Keras rounds it to float32
+@pytest.mark.parametrize("weight_decay", [None, 0.125])
 def test_the_constant_law_is_sgd(momentum, weight_decay, floatx):
     """With rho0 = m it is Keras' SGD with learning rate lr (1 + m) / 2.
 
@@ -238,9 +240,10 @@ def test_a_variable_that_keras_overwrites_has_no_state():
     [
         lambda n: ops.where(n < 2, 0.5, -0.25),
         lambda n: 0.75,
+        lambda n: 0.5 / (1 + n),
         from_temperature(lambda n: 1 + 2 / (1 + n)),
     ],
-    ids=["tensor", "number", "temperature"],
+    ids=["tensor", "number", "quotient", "temperature"],
 )
 def test_a_schedule_may_be_any_callable(schedule):
     """It gets the clock, as a number that goes with Python's, and gives the rho of each step."""
