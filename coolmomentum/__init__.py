@@ -1,6 +1,7 @@
-"""CoolMomentum: momentum SGD as Langevin dynamics that cools, for PyTorch, JAX and NumPy.
+"""CoolMomentum: momentum SGD as Langevin dynamics that cools, for PyTorch, JAX, Keras, NumPy.
 
-The optimizers are ``coolmomentum.torch.CoolMomentum``, ``coolmomentum.jax.cool_momentum`` and
+The optimizers are ``coolmomentum.torch.CoolMomentum``, ``coolmomentum.jax.cool_momentum``,
+``coolmomentum.keras.CoolMomentum`` (``coolmomentum.tensorflow`` has the same) and
 ``coolmomentum.numpy.CoolMomentum``. This package holds what they share: the physics (``langevin``),
 the schedules (``schedules``), the thermometer (``temperature``) and the update rule (``update``),
 over any array-API namespace. Importing it loads no deep-learning framework.

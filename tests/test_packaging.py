@@ -99,12 +99,17 @@ def test_wheel_works_with_numpy_alone(empty_python, tmp_path):
     assert run(str(empty_python), "-c", code, cwd=tmp_path).split() == ["0.5", "0.78125", "True"]
 
 
-def test_a_missing_framework_is_named_with_its_extra(empty_python, tmp_path):
+@pytest.mark.parametrize(
+    ("adapter", "framework"),
+    [("torch", "PyTorch"), ("keras", "Keras 3"), ("tensorflow", "TensorFlow and Keras 3")],
+)
+def test_a_missing_framework_is_named_with_its_extra(empty_python, tmp_path, adapter, framework):
     """Importing an adapter without its framework gives one line that says what to install."""
-    command = [str(empty_python), "-c", "import coolmomentum.torch"]
+    command = [str(empty_python), "-c", f"import coolmomentum.{adapter}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == (
-        'ImportError: coolmomentum.torch needs PyTorch: pip install "coolmomentum[torch]"'
+        f"ImportError: coolmomentum.{adapter} needs {framework}: "
+        f'pip install "coolmomentum[{adapter}]"'
     )
 
 
@@ -120,6 +125,7 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "distributed",
         "compile",
         "demo",
+        "keras",
     ]  # they test the checkout, or take long
     ignored = [f"--ignore-glob=*test_*{name}*" for name in skipped]
     (tmp_path / "conftest.py").write_text(

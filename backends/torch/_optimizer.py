@@ -48,9 +48,9 @@ class CoolMomentum(Optimizer):
     law : "paper", "linear", "exponential" or "constant", see :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, in [0, total_steps).
     warmup_clock : "run" lets the cooling clock run on during the warm-up, "hold" starts it after.
-    schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
-        in place of the five arguments before. A callable gets a Python int, or a 0-d integer tensor
-        in compiled and capturable steps, and is not part of the checkpoint.
+    schedule : a law, a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in
+        [-1, 1), in place of the five arguments before. A callable gets a Python int, or a 0-d
+        integer tensor in compiled and capturable steps, and is not part of the checkpoint.
     weight_decay : coefficient of the L2 term added to the gradient, finite and >= 0.
     decoupled_weight_decay : shrink the parameters by ``1 - lr weight_decay`` instead (as AdamW).
     maximize : go up the gradient.
@@ -101,7 +101,7 @@ class CoolMomentum(Optimizer):
         law: Law = _defaults.LAW,
         warmup_steps: int = 0,
         warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
-        schedule: Schedule | None = None,
+        schedule: Law | Schedule | None = None,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,

@@ -55,6 +55,9 @@ def checked(own: Group, defaults: Group | None = None) -> Group:
 def _checked_cooling(own: Group, defaults: Group | None) -> Group:
     """How a group cools: by its own schedule, by the constructor's, or by numbers of both."""
     numbers = (defaults or {}) | own
+    for name in COOLING.keys() & own.keys():
+        if isinstance(own[name], Tensor):
+            raise TypeError(f"{name} must be a Python number: {own[name]!r}")
     cooling: dict[str, Any]
     if own.get("schedule") is not None:
         cooling = {name: own.get(name, default) for name, default in COOLING.items()}

@@ -1,0 +1,66 @@
+"""The step on Keras' PyTorch backend: a few calls for the whole list of tensors.
+
+Keras steps its own optimizers so; of others it updates one variable after the other, which for 65
+small tensors takes 22 times as long.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Number = float | Tensor  # a float, or a 0-d tensor
+
+
+def is_on_host(clock: Tensor) -> bool:
+    """Whether the clock may be read: on a GPU that would wait, and in a compiled step break it."""
+    return clock.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
+def take_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    displacements: Sequence[Tensor],
+    *,
+    rho: Number,
+    step_size: Number,
+) -> None:
+    """Eq. 14 in place, ``dx = rho dx - step_size g`` and ``x = x + dx``, for tensors of any dtype.
+
+    Parameters
+    ----------
+    params, grads, displacements : tensors, in the same order; float16 and bfloat16 ones go through
+        float32 copies, so that each result is rounded once.
+    rho, step_size : floats, or 0-d tensors where the host must not know them.
+    """
+    buckets: dict[torch.dtype, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for triple in zip(params, grads, displacements, strict=True):
+        buckets.setdefault(triple[0].dtype, []).append(triple)
+    for dtype, triples in buckets.items():
+        xs, gs, dxs = (list(tensors) for tensors in zip(*triples, strict=True))
+        wide = torch.promote_types(dtype, torch.float32)
+        gs = [g if g.dtype == wide else g.to(wide) for g in gs]
+        if wide == dtype:
+            _in_place(xs, gs, dxs, rho, step_size)
+            continue
+        wide_xs, wide_dxs = ([tensor.to(wide) for tensor in tensors] for tensors in (xs, dxs))
+        _in_place(wide_xs, gs, wide_dxs, rho, step_size)
+        torch._foreach_copy_(xs, wide_xs)
+        torch._foreach_copy_(dxs, wide_dxs)
+
+
+def _in_place(
+    xs: list[Tensor], gs: list[Tensor], dxs: list[Tensor], rho: Number, step_size: Number
+) -> None:
+    rho, step_size = _beside(rho, gs[0]), _beside(step_size, gs[0])
+    torch._foreach_mul_(dxs, rho)
+    if isinstance(step_size, Tensor):  # there is no tensor alpha
+        torch._foreach_sub_(dxs, torch._foreach_mul(gs, step_size))
+    else:
+        torch._foreach_add_(dxs, gs, alpha=-step_size)
+    torch._foreach_add_(xs, dxs)
+
+
+def _beside(value: Number, like: Tensor) -> Number:
+    return value.to(like) if isinstance(value, Tensor) else value

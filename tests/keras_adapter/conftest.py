@@ -1,0 +1,48 @@
+"""Settings of the tests that run on one backend of Keras, that of KERAS_BACKEND.
+
+``tests/test_keras_backends.py`` runs them with each. Files called ``test_keras_on_<backend>*`` are
+for that backend alone.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+BACKEND = os.environ.get("KERAS_BACKEND")
+
+collect_ignore_glob = (
+    ["*"]
+    if BACKEND is None
+    else [f"test_keras_on_{other}*" for other in ("tensorflow", "jax", "torch") if other != BACKEND]
+)
+
+
+@pytest.fixture
+def float64(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keras with float64 as its default dtype; on JAX with 64-bit types."""
+    import keras
+
+    if BACKEND == "jax":
+        request.getfixturevalue("jax_x64")
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def floatx(request: pytest.FixtureRequest) -> str:
+    """The default dtype of Keras, one after the other."""
+    if request.param == "float64":
+        request.getfixturevalue("float64")
+    return request.param
+
+
+def pytest_configure() -> None:
+    """Two logical CPUs for tf.distribute, before anything makes TensorFlow look for its devices."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        both = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, both)

@@ -1,0 +1,57 @@
+"""The tests of the Keras adapter, once for each backend of Keras: a process has only one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import coolmomentum
+
+TESTS = Path(__file__).parent / "keras_adapter"
+PACKAGE = Path(coolmomentum.__file__).parent
+CONTRACT = Path(__file__).parent / "contract" / "test_contract.py"
+PAGE = Path(__file__).parents[1] / "docs" / "keras.md"
+FOLDERS = {
+    "tensorflow": [TESTS, CONTRACT, PAGE, PACKAGE / "keras", PACKAGE / "tensorflow"],
+    "jax": [TESTS, CONTRACT, PAGE, PACKAGE / "keras"],
+    "torch": [TESTS, CONTRACT, PAGE, PACKAGE / "keras"],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
+    """A process for each backend, which run side by side, and the file that it writes to."""
+    folder = tmp_path_factory.mktemp("keras")
+    runs = {}
+    for backend, folders in FOLDERS.items():
+        with (folder / backend).open("w") as output:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    *map(str, folders),
+                ],
+                cwd=PACKAGE.parent,
+                env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        runs[backend] = process, folder / backend
+    yield runs
+    for process, _ in runs.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("backend", FOLDERS)
+def test_the_keras_adapter(runs, backend):
+    """tests/keras_adapter, the contract suite and the adapter's examples pass on this backend."""
+    process, output = runs[backend]
+    assert process.wait() == 0, output.read_text()
