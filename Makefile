@@ -1,6 +1,6 @@
 # Two commands do all set-up on a fresh machine with Python 3.11 or newer: make demo, make test.
 PYTHON ?= python3
-FRAMEWORKS ?= torch jax
+FRAMEWORKS ?= torch jax tensorflow
 VENV := .venv
 BIN := $(VENV)/bin
 

@@ -189,7 +189,7 @@ def test_an_unknown_framework_is_one_clear_line(
     """Exit status 2, and nothing is written."""
     folder = tmp_path / "demo"
     assert main(["--frameworks", "torch", "theano", "--output", str(folder)]) == 2
-    assert capsys.readouterr().err == "framework must be one of torch, jax: theano\n"
+    assert capsys.readouterr().err == "framework must be one of torch, jax, tensorflow: theano\n"
     assert not folder.exists()
 
 
@@ -328,6 +328,19 @@ def test_the_frameworks_make_the_same_run(optimizer: str) -> None:
     )
     # 64 steps, whose gradients are sums of some 64 rounded products: 2**-24 each, if all conspired.
     np.testing.assert_allclose(one, other, rtol=64 * 64 * 2**-24, atol=0)
+
+
+def test_tensorflow_makes_the_same_runs_of_coolmomentum(runs: pd.DataFrame, tmp_path: Path) -> None:
+    """In a process of its own, whose Keras backend it is; records as those of PyTorch."""
+    command = [sys.executable, "-m", "benchmarks.demo", *TINY, "--output", str(tmp_path)]
+    command[command.index("torch")] = "tensorflow"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs = pd.read_csv(tmp_path / "runs.csv")
+    ours, theirs = (r[(r.optimizer == "CoolMomentum") & (r.lr < 0.1)] for r in (runs, theirs))
+    numbers = ours.select_dtypes("number").columns
+    # 64 steps, whose gradients are sums of some 64 rounded products: 2**-24 each, if all conspired.
+    np.testing.assert_allclose(ours[numbers], theirs[numbers], rtol=64 * 64 * 2**-24, atol=0)
 
 
 def test_the_temperature_of_sgd_is_its_first_step() -> None:

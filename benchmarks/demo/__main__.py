@@ -13,7 +13,9 @@ The protocol:
 - Report: seeds that the tuning has not seen, on test images that it has not seen. The last epoch
   counts, not the best one.
 - Pairs: runs of one seed start from the same weights and see the same batches, whatever the
-  optimizer, the learning rate and the framework.
+  optimizer, the learning rate and the framework. CoolMomentum is the same in all frameworks. SGD of
+  Keras is not that of PyTorch and optax where the learning rate changes: it multiplies the new
+  gradient only, there the past ones too. Nor is Adam, whose epsilon stands elsewhere.
 - Measurement: the same for all. Losses and accuracy after each epoch over whole sets, in inference
   mode. The rescaled temperature is the mean squared change of a trainable parameter in a step, from
   the parameters before and after it, averaged over the epoch (below some 1e-15 those steps are as
@@ -64,6 +66,7 @@ Train = Callable[[Settings, Start, Images, Images], Iterator[Epoch]]
 FRAMEWORKS = {  # the modules whose `train` makes one run
     "torch": "benchmarks.demo._torch",
     "jax": "benchmarks.demo._jax",
+    "tensorflow": "benchmarks.demo._tensorflow",
 }
 RHO0 = 0.99  # as in the paper, if the run is long enough
 

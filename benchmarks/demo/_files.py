@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def write_provenance(
     output: Path, arguments: Sequence[str], frameworks: Iterable[str], protocol: dict[str, Any]
 ) -> None:
     """Write what is needed to repeat the demo."""
-    packages = ("numpy", "scipy", "pandas", "scikit-learn", "matplotlib", *frameworks)
+    packages = ("numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
     provenance = {
         "command": shlex.join(["python", "-m", "benchmarks.demo", *arguments]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -73,7 +74,9 @@ def write_provenance(
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "versions": {"coolmomentum": coolmomentum.__version__}
-        | {package: version(package) for package in packages},
+        | {package: version(package) for package in packages}
+        # Of the module, because TensorFlow is shipped under several names.
+        | {name: import_module(name).__version__ for name in frameworks},
         "protocol": protocol,
     }
     (output / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
