@@ -57,6 +57,12 @@ def _notes(runs: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
         "temperature is rescaled: mean squared change of a parameter in a step of the last epoch. "
         "Losses follow the learning rate chosen for accuracy; they do not rank the optimizers."
     )
+    for line in summary[summary.optimizer == "CoolMomentum"].itertuples():
+        yield (
+            f"{line.framework}: CoolMomentum ends at T dt² = {line.temperature:.1e}; Eq. 19 predicts "
+            f"{line.predicted_temperature:.1e} from the gradient noise. (The others end colder "
+            "because their learning rate goes to 0, not to half.)"
+        )
     if summary.lr_at_edge_of_grid.any():
         yield "* at the edge of its grid: a better learning rate may lie outside."
     for line in paired_differences(runs).itertuples():
