@@ -59,10 +59,10 @@ def _notes(runs: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
     )
     for line in summary[summary.optimizer == "CoolMomentum"].itertuples():
         yield (
-            f"{line.framework}: CoolMomentum ends at T dt² = {line.temperature:.1e}; Eq. 19 predicts "
-            f"{line.predicted_temperature:.1e} from the gradient noise. (The others end colder "
-            "because their learning rate goes to 0, not to half.)"
+            f"{line.framework}: CoolMomentum ends at {line.temperature:.1e}; Eq. 19 predicts "
+            f"{line.predicted_temperature:.1e} from the noise."
         )
+    yield "(The others end colder: their learning rate falls to 0, that of CoolMomentum to half.)"
     if summary.lr_at_edge_of_grid.any():
         yield "* at the edge of its grid: a better learning rate may lie outside."
     for line in paired_differences(runs).itertuples():
