@@ -240,7 +240,7 @@ def test_each_image_is_in_one_part() -> None:
     assert len(np.unique(pixels, axis=0)) == 1797
     for part in parts:
         share = np.bincount(part.labels, minlength=10) / len(part.labels)
-        assert share == pytest.approx(0.1, abs=0.01)  # stratified: as in the set, 9.7 to 10.2 %
+        assert share == pytest.approx(0.1, abs=0.01)  # stratified: 9.7 to 10.2 % in the whole set
 
 
 def test_an_epoch_sees_each_image_once_and_seeds_differ() -> None:

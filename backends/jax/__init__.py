@@ -1,8 +1,8 @@
 """CoolMomentum as an optax gradient transformation, and the readings of its state."""
 
 try:
-    import jax as _jax  # noqa: F401
-    import optax as _optax  # noqa: F401
+    import jax as _jax  # noqa: F401  # only to say which extra is missing
+    import optax as _optax  # noqa: F401  # the same
 except ModuleNotFoundError as error:
     if error.name not in ("jax", "optax"):
         raise

@@ -270,7 +270,7 @@ def _global_sum(displacement: jax.Array, axis_name: AxisName | None) -> Displace
     axes = _axes(displacement, axis_name)
     if axes == ():
         return local
-    total = lax.psum(local.sum_of_squares, axes)  # type: ignore[no-untyped-call]  # JAX's
+    total = lax.psum(local.sum_of_squares, axes)  # type: ignore[no-untyped-call]  # JAX has no types here
     return DisplacementSum(total, local.coordinates * _shards(axes), local.steps)
 
 
@@ -280,7 +280,7 @@ def _coordinates(state: CoolMomentumState, axis_name: AxisName | None) -> int:
 
 
 def _shards(axes: Any) -> int:
-    shards: int = lax.psum(1, axes)  # type: ignore[no-untyped-call]  # JAX's; it is a Python int
+    shards: int = lax.psum(1, axes)  # type: ignore[no-untyped-call]  # nor here; an int
     return shards
 
 

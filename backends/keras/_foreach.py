@@ -17,7 +17,7 @@ def is_on_host(clock: Tensor) -> bool:
     return clock.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
+@torch.no_grad()
 def take_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],

@@ -145,7 +145,7 @@ def _fused(tensors: Tensors, step: Step) -> None:
         weight_decay=0.0 if step.decoupled_weight_decay else -step.weight_decay,
         momentum=step.rho or _TINY,  # type: ignore[arg-type]  # floats, by the check above
         lr=-1.0,
-        dampening=1.0 - step.eta,  # type: ignore[arg-type]
+        dampening=1.0 - step.eta,  # type: ignore[arg-type]  # the same
         nesterov=False,
         maximize=not step.maximize,
         is_first_step=False,

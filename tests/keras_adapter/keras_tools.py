@@ -1,10 +1,13 @@
 """What the tests of the Keras adapter share: variables, gradients, runs, and the oracle's run."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
+from exact import U32
 from keras import ops
 
 from coolmomentum.numpy import CoolMomentum as Oracle
@@ -61,3 +64,13 @@ def bound(steps: int, x: float, dx: float, rho: float, unit: float) -> float:
     displacement, which live on for 1 / (1 - rho) steps, and one of the parameter.
     """
     return steps * unit * (x + 12 * dx / (1 - rho))
+
+
+def near(temperature, lr=0.05):
+    """What a temperature may be if the gradients are summed in another order, as over replicas.
+
+    A displacement below 0.3 remembers ten steps of 32 roundings each, so it is wrong by at most e;
+    its mean square is then wrong by 2 e times its root mean square, and e**2, all over lr.
+    """
+    e = 10 * 32 * U32 * 0.3
+    return pytest.approx(temperature, rel=0, abs=2 * e * math.sqrt(temperature / lr) + e**2 / lr)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from exact import U32
 from jax.experimental import sparse
-from keras_tools import numpy
+from keras_tools import near, numpy
 
 from coolmomentum.keras import CoolMomentum
 from coolmomentum.numpy import CoolMomentum as Oracle
@@ -147,7 +147,7 @@ print(json.dumps({
 def test_sharded_training_is_the_same():
     """Under DataParallel and ModelParallel on four devices: weights, and the global temperature.
 
-    8 steps; sums in another order, so that the readings differ in the fifth digit at most.
+    8 steps; sums in another order, as `near` and the bound on the weights allow for.
     """
     results = {}
     for kind in ("one", "data", "model"):
@@ -166,4 +166,5 @@ def test_sharded_training_is_the_same():
         pairs = zip(results[kind]["weights"], results["one"]["weights"], strict=True)
         for ours, theirs in pairs:
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=8 * 10 * 32 * U32 * 0.3)
-        assert results[kind]["readings"] == pytest.approx(results["one"]["readings"], rel=1e-4)
+        rho, *temperatures = results["one"]["readings"]
+        assert results[kind]["readings"] == [rho, *map(near, temperatures)]
