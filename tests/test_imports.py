@@ -11,7 +11,10 @@ import pytest
 import coolmomentum
 
 PACKAGE = Path(coolmomentum.__file__).parent
-CORE = ("_arrays", "_check", "_defaults", "langevin", "schedules", "temperature", "update")
+CORE = (
+    *("_arrays", "_check", "_defaults"),
+    *("langevin", "schedules", "temperature", "thermometer", "update"),
+)
 FRAMEWORKS = ("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras")
 ADAPTERS = ("numpy", "torch", "keras", "tensorflow", "jax")
 
