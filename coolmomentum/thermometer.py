@@ -325,7 +325,7 @@ class Window(NamedTuple):
             "predicted_temperature": self.predicted / pairs,
             "rho": rho,
             "correlation": correlation,
-            "drift": xp.where(above > 3 * error, 0 * above + 1, 0 * above),
+            "drift": xp.where(above > 3 * error, above - above + 1, above - above),
             "curvature": 4 * (1 - three_point / _or_nan(temperature, xp)),
             "freeze_out": confined,
             "freeze_out_error": (xp.maximum(residuals, 0 * residuals) / others) ** 0.5 / walked,
