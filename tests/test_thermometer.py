@@ -28,7 +28,7 @@ from coolmomentum.thermometer import (
 
 @pytest.fixture(params=[NUMPY, STRICT, TORCH, JAX_JIT], ids=lambda library: library.name)
 def library(request):
-    """Each array library; of JAX the jitted form alone, because eagerly every operation compiles."""
+    """Each array library; of JAX the jitted form alone, for eagerly every operation compiles."""
     return request.param
 
 
