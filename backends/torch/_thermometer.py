@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, Self, overload
 
 import array_api_compat.torch as xp
 import torch
@@ -196,7 +196,7 @@ class Thermometer:
             handle.remove()
         self._forget()
 
-    def __enter__(self) -> "Thermometer":
+    def __enter__(self) -> Self:
         """Itself; it is at work since it was made."""
         return self
 
