@@ -141,7 +141,7 @@ class Window(NamedTuple):
     paired: PairSums  # of the measured steps whose step before was seen too
     three_point: Array  # energies by three points
     predicted: Array  # energies by the part of a displacement that the one before does not explain
-    rhos: Array  # times coordinates
+    rhos: Array  # momentum coefficients
     bound: Array  # mean over spans of what is 0 for free diffusion; see end_span
     walked: Array  # mean over spans of what that is where the walk is confined
     spread: PairSums  # of the two over spans: centred squares of walked and bound, products
@@ -207,7 +207,6 @@ class Window(NamedTuple):
         mass, time2 = weighted or pair, _or_nan(dt2, xp)
         both = mass.now + mass.before + 2 * mass.product  # |x_{n+1} - x_{n-1}|**2
         fresh = mass.now + rho * rho * mass.before - 2 * rho * mass.product
-        sizes = array_like([float(size) for size in rows.sizes], pair.now, xp)
 
         def more(total: Array, part: Array, times: Scalar = 1) -> Array:
             return total + rows.pool(part, xp) * times
@@ -218,7 +217,7 @@ class Window(NamedTuple):
             paired=PairSums(*(more(a, b, paired) for a, b in zip(self.paired, pair, strict=True))),
             three_point=more(self.three_point, both / three_point_scale(time2, rho), paired),
             predicted=more(self.predicted, fresh / (time2 * (1 - rho * rho)), paired),
-            rhos=more(self.rhos, sizes * rho),
+            rhos=more(self.rhos, rho + xp.zeros_like(pair.now)),
             span_squares=more(self.span_squares, pair.now),
             measured=self.measured + 1,
             pairs=self.pairs + paired,
@@ -307,9 +306,11 @@ class Window(NamedTuple):
         measured, pairs = sizes * _or_nan(self.measured, xp), sizes * _or_nan(self.pairs, xp)
         temperature = self.energies / measured
         three_point = self.three_point / pairs
-        rho = self.rhos / measured
-        lengths = _or_nan(self.paired.now * self.paired.before, xp) ** 0.5
+        rho = self._mean_rho(rows, xp)
+        # Root by root: the product of two small sums may underflow where neither of them does.
+        lengths = _or_nan(self.paired.now, xp) ** 0.5 * _or_nan(self.paired.before, xp) ** 0.5
         correlation = self.paired.product / lengths
+        above = correlation - rho
         error = ((1 - rho * rho) / pairs) ** 0.5
         walked = _or_nan(self.walked, xp)
         confined = self.bound / walked
@@ -324,11 +325,18 @@ class Window(NamedTuple):
             "predicted_temperature": self.predicted / pairs,
             "rho": rho,
             "correlation": correlation,
-            "drift": xp.where(correlation - rho > 3 * error, 0 * rho + 1, 0 * rho),
+            "drift": xp.where(above > 3 * error, above - above + 1, above - above),
             "curvature": 4 * (1 - three_point / _or_nan(temperature, xp)),
             "freeze_out": confined,
             "freeze_out_error": (xp.maximum(residuals, 0 * residuals) / others) ** 0.5 / walked,
         }
+
+    def _mean_rho(self, rows: Rows, xp: Any) -> Array:
+        """Mean momentum coefficient of the coordinates of each row."""
+        count = len(rows.sizes)
+        sizes = array_like([float(size) for size in rows.sizes], self.rhos, xp)
+        total = rows.pool(sizes * self.rhos[:count], xp)
+        return total / (rows.coordinates(self.rhos, xp) * _or_nan(self.measured, xp))
 
 
 def check_intervals(every: object, span: object) -> tuple[int, int]:
