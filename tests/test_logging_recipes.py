@@ -1,34 +1,28 @@
-"""The recipes of docs/logging.md, run as they stand there, against the packages they are for."""
+"""The recipes of docs/logging.md for PyTorch, run as they stand there, with the real packages.
+
+That for Keras is run by tests/keras_adapter, in a process that has Keras.
+"""
 
 import csv
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from recipes import PAGE, code, scalars
 
 from coolmomentum import CoolingSchedule, effective_learning_rate, step_size
+from coolmomentum.torch import Thermometer
 
-PAGE = Path(__file__).parents[1] / "docs" / "logging.md"
-RHO = CoolingSchedule(24, rho0=0.9)  # that of every recipe
-NAMES = ["rho", "step_size", "temperature"]
-
-
-def code(heading: str = "") -> str:
-    """The Python blocks of a section of the page; without a heading, those before the first."""
-    sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    named = {"": sections[0]} | {part.partition("\n")[0]: part for part in sections[1:]}
-    return "\n".join(re.findall(r"^```python\n(.*?)^```", named[heading], re.DOTALL | re.MULTILINE))
+RHO0, LR = 0.9, 0.01  # of every recipe
+TEMPERATURES = ("temperature", "predicted_temperature")
 
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     """A function that runs a section after the shared block, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     torch.manual_seed(0)
 
     def run(heading: str, change: tuple[str, str] = ("", "")) -> dict:
@@ -40,155 +34,123 @@ def recipe(tmp_path, monkeypatch):
     return run
 
 
-def events(folder: str) -> dict[str, list[tuple[int, float]]]:
-    """The scalars that TensorBoard would show: name to steps and values."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-    from tensorboard.util.tensor_util import make_ndarray
+@pytest.fixture
+def readings(monkeypatch):
+    """Every reading that any thermometer gives."""
+    given: list[dict] = []
+    read = Thermometer.read
 
-    found: dict = {}
-    for path in Path(folder).rglob("events.*"):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                number = float(make_ndarray(value.tensor).item())
-                found.setdefault(value.tag, []).append((event.step, number))
-    return found
+    def reading(self, by="all"):
+        given.append(read(self, by))
+        return given[-1]
+
+    monkeypatch.setattr(Thermometer, "read", reading)
+    return given
+
+
+def expected(readings: list[dict], total_steps: int, lr=lambda n: LR) -> dict[int, dict]:
+    """What a log should have, by step: settings by the closed forms, temperatures as read."""
+    rho, step, log = CoolingSchedule(total_steps, RHO0), 0, {}
+    for reading in readings:
+        step += reading["steps"]
+        settings = {"rho": rho(step), "step_size": step_size(lr(step), rho(step))}
+        log[step] = settings | {name: reading[name] for name in TEMPERATURES}
+        assert all(value > 0 for value in list(log[step].values())[2:])
+    return log
 
 
 def test_every_section_is_tested():
-    """The page has no recipe that is not run here."""
+    """The page has no recipe that is not run, here or on the backends of Keras."""
     headings = re.findall(r"^## (.*)", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    tests = Path(__file__).read_text(encoding="utf-8")
+    keras = Path(__file__).parent / "keras_adapter" / "test_keras_on_tensorflow_logging.py"
+    tests = Path(__file__).read_text(encoding="utf-8") + keras.read_text(encoding="utf-8")
     assert [heading for heading in headings if f'"{heading}"' not in tests] == []
 
 
-def test_tqdm(recipe, capsys):
-    """The bar ends at the last step, with rho, step size and temperature of the optimizer."""
-    names = recipe("tqdm")
-    assert names["bar"].n == 24
+def test_tqdm(recipe, readings, capsys):
+    """The bar ends at the last step, with the readings of the last epoch."""
+    recipe("tqdm")
+    log = expected(readings, 100)
+    assert list(log) == [50, 100]
     last = capsys.readouterr().err.split("\r")[-1]
-    heat = float(names["optimizer"].temperature())
-    assert "24/24" in last
-    assert f"rho=0, step_size=0.005, temperature={heat:.3g}]" in last
+    assert "100/100" in last
+    shown = dict(re.findall(r"(\w+)=([-+.e\d]+)", last))
+    # tqdm prints three digits: half a unit of the third is at most 1/200 of the number.
+    assert {name: float(x) for name, x in shown.items()} == pytest.approx(log[100], rel=1 / 200)
 
 
-def test_tensorboard(recipe):
-    """Each epoch's readings are in the file; rho and step size are those of the schedule."""
-    names = recipe("TensorBoard")
-    found = events("runs/cool")
-    assert sorted(found) == [f"cooling/{name}" for name in NAMES]
-    for name, expected in ("rho", RHO), ("step_size", lambda n: step_size(0.01, RHO(n))):
-        steps, values = zip(*found[f"cooling/{name}"], strict=True)
-        assert steps == (8, 16, 24)
-        # A scalar is stored in float32.
-        assert values == pytest.approx([expected(n) for n in steps], rel=2**-24)
-    heat = float(names["optimizer"].temperature())
-    assert found["cooling/temperature"][-1] == (24, pytest.approx(heat, rel=2**-24))
+def test_tensorboard(recipe, readings):
+    """Each epoch's readings are in the file, as float32."""
+    recipe("TensorBoard")
+    log = expected(readings, 100)
+    curves = scalars(Path("runs/cool"))
+    assert list(log) == [50, 100]
+    assert sorted(curves) == sorted(f"cooling/{name}" for name in log[50])
+    for name in log[50]:
+        wanted = [(step, pytest.approx(log[step][name], rel=2**-24)) for step in log]
+        assert curves[f"cooling/{name}"] == wanted
 
 
-lightning = [
-    # It asks for worker processes to load 256 rows.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    # Its own use of what PyTorch 2.13 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*deprecated"),
-]
+def warnings_of_lightning(test):
+    """Let it say that loading 1600 rows needs workers, and use what PyTorch 2.13 deprecates."""
+    test = pytest.mark.filterwarnings("ignore:.*does not have many workers")(test)
+    return pytest.mark.filterwarnings("ignore:.*LeafSpec.*deprecated")(test)
 
 
-def with_marks(marks):
-    """Several marks on one test."""
-
-    def decorate(test):
-        for mark in marks:
-            test = mark(test)
-        return test
-
-    return decorate
-
-
-@with_marks(lightning)
-def test_lightning(recipe):
-    """As often as the trainer logs, the file gets what the optimizer has after that step."""
+@warnings_of_lightning
+def test_lightning(recipe, readings):
+    """As often as the trainer logs, its file gets the readings after that step."""
     names = recipe("Lightning")
+    log = expected(readings, 100)
     with Path("runs/lightning_logs/version_0/metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [4, 8, 12, 16, 20, 24]
-    for row in rows:
-        assert float(row["rho"]) == RHO(int(row["step"]))
-        assert float(row["step_size"]) == step_size(0.01, RHO(int(row["step"])))
-    (optimizer,) = names["trainer"].optimizers
-    assert float(rows[-1]["temperature"]) == float(optimizer.temperature())
+        rows = [{name: float(x) for name, x in row.items()} for row in csv.DictReader(file)]
+    assert [row.pop("step") for row in rows] == list(log) == [20, 40, 60, 80, 100]
+    assert rows == list(log.values())
+    assert not names["trainer"].optimizers[0]._optimizer_step_post_hooks, "it was not closed"
 
 
-@with_marks(lightning)
+@warnings_of_lightning
 @pytest.mark.filterwarnings("ignore:You have set log_momentum=True:RuntimeWarning")
 def test_the_monitor_of_lightning_does_not_see_the_cooling(recipe):
-    """LearningRateMonitor logs the base learning rate, and 0 for a momentum of which it warns."""
+    """LearningRateMonitor logs the base learning rate, and 0 for the momentum, with a warning."""
     monitor = "pl.callbacks.LearningRateMonitor('step', log_momentum=True)"
     names = recipe("Lightning", ("CoolingMonitor()", monitor))
-    metrics = names["trainer"].callback_metrics
-    assert float(metrics["lr-CoolMomentum"]) == pytest.approx(0.01, rel=2**-24)
-    assert float(metrics["lr-CoolMomentum-momentum"]) == 0.0
-    assert names["trainer"].callbacks[0].lrs == {"lr-CoolMomentum": [0.01] * 6}
+    assert names["trainer"].callbacks[0].lrs == {"lr-CoolMomentum": [LR] * 5}
+    shown = names["trainer"].callback_metrics
+    assert float(shown["lr-CoolMomentum-momentum"]) == 0.0
 
 
-def test_hugging_face_trainer(recipe, monkeypatch):
+def losses(names: dict) -> dict[int, dict]:
+    """The log of a Trainer by step, without the summary at its end."""
+    history = names["trainer"].state.log_history
+    return {row["step"]: row for row in history if "loss" in row}
+
+
+def test_hugging_face_trainer(recipe, readings):
     """The Trainer's log has the readings, and the learning rate stays what it was."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    names = recipe("Hugging Face Trainer")
-    logs = [log for log in names["trainer"].state.log_history if "loss" in log]
-    assert [log["step"] for log in logs] == [4, 8, 12, 16, 20, 24]
-    for log in logs:
-        assert log["learning_rate"] == 0.01
-        assert log["rho"] == RHO(log["step"])
-        assert log["step_size"] == step_size(0.01, RHO(log["step"]))
-    assert logs[-1]["temperature"] == float(names["optimizer"].temperature())
+    logged = losses(recipe("Hugging Face Trainer"))
+    log = expected(readings, 64)
+    assert list(logged) == list(log) == [16, 32, 48, 64]
+    for step, row in logged.items():
+        assert row["learning_rate"] == LR
+        assert row | log[step] == row
 
 
-def test_hugging_face_trainer_by_default_anneals_twice(recipe, monkeypatch):
+def test_hugging_face_trainer_by_default_anneals_twice(recipe, readings):
     """Without lr_scheduler_type a linear decay multiplies what cools already: the page's table."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    section = code("Hugging Face Trainer")
-    (line,) = [line for line in section.splitlines(True) if "lr_scheduler_type" in line]
-    names = recipe("Hugging Face Trainer", (line, ""))
-    (optimizer,) = {names["optimizer"]}
-    assert float(optimizer.param_groups[0]["lr"]) == 0.0
-    logs = {log["step"]: log for log in names["trainer"].state.log_history if "loss" in log}
+    (line,) = (x for x in code("Hugging Face Trainer").splitlines(True) if "lr_scheduler_type" in x)
+    logged = losses(recipe("Hugging Face Trainer", (line, "")))
+    log = expected(readings, 64, lr=lambda n: LR * (1 - n / 64))
+    for step, row in logged.items():
+        # Two products of numbers below 1/100.
+        assert row["step_size"] == pytest.approx(log[step]["step_size"], abs=2 * 2**-53 / 100)
+        assert row["rho"] == log[step]["rho"]
+    assert logged[64]["step_size"] == 0.0
+
     rows = re.findall(r"^\| (?:steps taken|`\"\w+\"`).*\|$", PAGE.read_text(), flags=re.MULTILINE)
     steps, constant, linear = ([float(x) for x in re.findall(r"\| ([\d.]+)", row)] for row in rows)
-    assert steps == [0, 6, 12, 18, 24]
-    for n, single, double in zip(steps, constant, linear, strict=True):
-        assert round(effective_learning_rate(0.01, RHO(n)), 4) == single
-        assert round(effective_learning_rate(0.01 * (1 - n / 24), RHO(n)), 4) == double
-    for n, log in logs.items():
-        assert log["rho"] == RHO(n)
-        assert log["step_size"] == pytest.approx(step_size(0.01 * (1 - n / 24), RHO(n)), abs=1e-17)
-
-
-def test_keras_and_tensorboard(tmp_path):
-    """In a process of its own: history and TensorBoard have what the callback wrote."""
-    program = code("Keras and TensorBoard") + (
-        "import json\n"
-        "print(json.dumps([history.history, model.optimizer.rho, model.optimizer.temperature()]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=os.environ
-        | {
-            "KERAS_BACKEND": "tensorflow",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    history, rho, heat = json.loads(done.stdout.splitlines()[-1])
-    # rho is computed in float32 in the graph: see the adapter's own tests for its error.
-    assert history["rho"] == pytest.approx([RHO(8), RHO(16), 0.0], abs=1e-6)
-    assert history["rho"][-1] == rho == 0.0
-    assert history["temperature"][-1] == heat > 0
-    found = events(str(tmp_path / "runs" / "keras"))
-    for name in "rho", "temperature":
-        shown = [value for _, value in found[f"epoch_{name}"]]
-        assert shown == pytest.approx(history[name], rel=2**-24, abs=1e-9)
+    rho = CoolingSchedule(64, RHO0)
+    assert steps == [0, *logged]
+    assert constant == [round(effective_learning_rate(LR, rho(n)), 4) for n in steps]
+    twice = [round(effective_learning_rate(LR * (1 - n / 64), rho(n)), 4) for n in steps]
+    assert linear == twice
