@@ -288,7 +288,7 @@ class Window(NamedTuple):
             displacement that the one before does not explain,
             ``<|dx_{n+1} - rho dx_n|**2> / (dt**2 (1 - rho**2))``. Where the temperature exceeds it,
             the walk drifts or has not come to rest yet. It counts the gradient's own changes as
-            noise, and so exceeds Eq. 19 by ``1 + rho curvature / (2 (1 - rho))`` on a quadratic.
+            noise, and so is ``1 + rho curvature / (2 (1 - rho))`` temperatures on a quadratic.
         rho : mean momentum coefficient.
         correlation : of successive displacements; rho in free diffusion, below it where the
             landscape pulls back, towards 1 in a drift.

@@ -343,7 +343,8 @@ class Thermometer:
             xp=xp,
         )
         if ends:
-            self._window = self._window.end_span(*sums[-2:], self._rows, rho=rho, xp=xp)
+            distance, overlap = sums[-2:]
+            self._window = self._window.end_span(distance, overlap, self._rows, rho=rho, xp=xp)
             self._start = [real_part_here(x).clone() for x in self._walking()]
 
     def _pairs(
