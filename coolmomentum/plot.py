@@ -35,7 +35,7 @@ __all__ = ["Quantity", "Record", "layers", "run", "schedule"]
 Quantity = Literal["rho", "step_size", "reduced_temperature"]
 Array = np.ndarray[Any, np.dtype[np.float64]]  # of one dimension, if nothing else is said
 Values = Sequence[Any] | np.ndarray[Any, Any]  # numbers over time
-Record = Mapping[str, Values] | Sequence[Mapping[str, Any]]  # of columns, or of rows
+Record = Mapping[Any, Values] | Sequence[Mapping[Any, Any]]  # of columns, or of rows
 
 # Of the palette of Okabe and Ito those with a contrast of 3 and more to white and to black.
 BLUE, VERMILION, GREEN, PURPLE = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -118,7 +118,7 @@ def schedule(
         ax.set_yscale("log")
     ax.set(xlabel="optimizer step", ylabel=LABELS[quantity])
     if isinstance(schedules, Mapping) and named:
-        ax.legend(loc="best")
+        ax.legend(loc="best", frameon=False)
     return ax
 
 
@@ -266,9 +266,9 @@ def layers(
     image = ax.pcolormesh(
         *edges, temperatures, norm=LogNorm(low, high), cmap=colours, rasterized=True
     )
-    ax.invert_yaxis()  # the first layer on top
+    ax.yaxis.set_inverted(True)  # the first layer on top
     _name_time(ax, steps)
-    _name_rows(ax, list(columns))
+    _name_rows(ax, [str(name) for name in columns])
     if colorbar:
         ax.figure.colorbar(image, ax=ax, label=LABELS.get(reading, reading))
     return ax
@@ -293,7 +293,7 @@ def _steps(schedule: Schedule, last: int) -> Array:
     return np.unique(steps)
 
 
-def _columns(record: Record, reading: str | None = None) -> dict[str, Any]:
+def _columns(record: Record, reading: str | None = None) -> dict[Any, Any]:
     """A record as a dict of columns; NaN where a row lacks one."""
     if isinstance(record, Mapping):
         columns = dict(record)
@@ -353,7 +353,7 @@ def _edges(x: Array) -> Array:
 
 def _name_time(ax: Axes, steps: Values | None) -> None:
     ax.set_xlabel("epoch" if steps is None else "optimizer step")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def _name_rows(ax: Axes, names: list[str]) -> None:

@@ -24,6 +24,8 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the models are tiny: more threads would wait for one another
 
     def run(heading: str, change: tuple[str, str] = ("", "")) -> dict:
         assert change[0] in code(heading)
@@ -31,7 +33,8 @@ def recipe(tmp_path, monkeypatch):
         exec(code() + code(heading).replace(*change), names)
         return names
 
-    return run
+    yield run
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

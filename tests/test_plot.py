@@ -139,10 +139,11 @@ def test_heat_maps_on_one_scale():
     """With the ends given, equal temperatures have equal colours in different heat maps."""
     figure = Figure()
     maps = [
-        plot.layers({"a": row}, vmin=1e-6, vmax=1.0, colorbar=False, ax=ax)
-        for row, ax in zip(([1e-3], [1e-3, 1e-1]), figure.subplots(2), strict=True)
+        plot.layers({"a": row, 1: row}, vmin=1e-6, vmax=1.0, colorbar=False, ax=ax)
+        for row, ax in zip(([1e-3], [1e-3, 1e-1]), figure.subplots(1, 2, sharey=True), strict=True)
     ]
     assert len(figure.axes) == 2
+    assert [ax.yaxis_inverted() for ax in maps] == [True, True], "shared, and turned twice"
     images = [ax.collections[0] for ax in maps]
     first, second = (image.to_rgba(image.get_array())[0, 0].tolist() for image in images)
     assert first == second
