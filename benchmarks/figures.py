@@ -1,9 +1,10 @@
 """The figures of README and docs, for light pages and for dark: ``python -m benchmarks.figures``.
 
-The network is small: three convolutions and a linear layer, 4,218 parameters, on 1,024 of the digits
-of scikit-learn (8x8 pixels) in batches of 32. Dropout and smoothed labels keep the gradients noisy to
-the end. The three optimizers start from the same weights and see the same batches. Learning rates are round numbers that train it, not tuned ones; those of SGD and
-Adam are annealed by a cosine. The figures show how temperatures fall, not which optimizer is best.
+The network is small: three convolutions and a linear layer, 4,218 parameters, on 1,024 of the
+digits of scikit-learn (8x8 pixels) in batches of 32. Dropout and smoothed labels keep the gradients
+noisy to the end. The three optimizers start from the same weights and see the same batches. Their
+learning rates are round numbers that train it, not tuned ones; those of SGD and Adam are annealed
+by a cosine. The figures show how temperatures fall, not which optimizer is best.
 """
 
 import argparse

@@ -130,7 +130,9 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "distributed",
         "compile",
         "demo",
+        "figures",
         "keras",
+        "logging",
     ]  # they test the checkout, or take long
     ignored = [f"--ignore-glob=*test_*{name}*" for name in skipped]
     (tmp_path / "conftest.py").write_text(
