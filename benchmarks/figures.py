@@ -90,7 +90,7 @@ def train(name: str, epochs: int) -> list[tuple[Reading, Reading]]:
             for batch in torch.randperm(len(labels)).reshape(STEPS, BATCH):
                 optimizer.zero_grad()
                 loss = cross_entropy(model(images[batch]), labels[batch])
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 if annealed is not None:
                     annealed.step()
