@@ -140,13 +140,14 @@ def test_heat_maps_on_one_scale():
     figure = Figure()
     maps = [
         plot.layers({"a": row, 1: row}, vmin=1e-6, vmax=1.0, colorbar=False, ax=ax)
-        for row, ax in zip(([1e-3], [1e-3, 1e-1]), figure.subplots(1, 2, sharey=True), strict=True)
+        for row, ax in zip(([1e-3], [1e-3, 1e-5]), figure.subplots(1, 2, sharey=True), strict=True)
     ]
     assert len(figure.axes) == 2
     assert [ax.yaxis_inverted() for ax in maps] == [True, True], "shared, and turned twice"
     images = [ax.collections[0] for ax in maps]
     first, second = (image.to_rgba(image.get_array())[0, 0].tolist() for image in images)
     assert first == second
+    assert [(image.norm.vmin, image.norm.vmax) for image in images] == [(1e-6, 1.0)] * 2
 
 
 def test_names_of_many_layers_do_not_overlap(ax):
