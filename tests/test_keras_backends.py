@@ -22,9 +22,13 @@ FOLDERS = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict]:
     """A process for each backend, which run side by side, and the file that it writes to."""
     folder = tmp_path_factory.mktemp("keras")
+    name = request.config.getoption("--hypothesis-profile")
+    profile = {"HYPOTHESIS_PROFILE": name} if name else {}
     runs = {}
     for backend, folders in FOLDERS.items():
         with (folder / backend).open("w") as output:
@@ -39,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
                     *map(str, folders),
                 ],
                 cwd=PACKAGE.parent,
-                env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+                env=os.environ | profile | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
