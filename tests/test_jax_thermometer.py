@@ -142,9 +142,9 @@ def test_stationary_walks_have_their_closed_forms(rho, dt2, k, heat):
     assert reading["three_point_temperature"] / heat == pytest.approx(1, **near)
     assert reading["correlation"] == pytest.approx(rho - (1 + rho) * a / 4, **near)
     assert reading["curvature"] == pytest.approx(a, abs=4 * 0.01)
-    excess = 1 + rho * a / (2 * (1 - rho)) if rho else 1
-    assert reading["predicted_temperature"] * (1 - a / 4) / heat == pytest.approx(
-        excess * (1 - a / 4), abs=0.02 * excess
+    excess = 1 + rho * a / (2 * (1 - rho))  # of the prediction over Eq. 22, from <g**2>
+    assert reading["predicted_temperature"] / reading["temperature"] == pytest.approx(
+        excess, rel=0.02
     )
     assert reading["drift"] == 0
     assert reading["freeze_out"] > 0.9
@@ -207,7 +207,7 @@ def test_masked_parameters_are_not_there():
     _, state = walk(tx, PARAMS, gradients(4))[-1]
     _, alone = walk(TX, PARAMS, gradients(4))[-1]
     assert list(read(state, "parameter")) == NAMES[:2]
-    assert read(state) == read(alone, "group")["layer"]
+    np.testing.assert_equal(read(state), read(alone, "group")["layer"])
 
 
 def test_of_several_each_is_read_by_itself():
@@ -218,7 +218,7 @@ def test_of_several_each_is_read_by_itself():
     _, alone = walk(TX, PARAMS, gradients(4))[-1]
     with pytest.raises(ValueError, match="one thermometer in it: 2 found"):
         read(state)
-    assert read(state.inner_states["y"]) == read(alone, "parameter")["scale"]
+    np.testing.assert_equal(read(state.inner_states["y"]), read(alone, "parameter")["scale"])
     with pytest.raises(ValueError, match="0 found"):
         read(COOL.init(PARAMS))
 
@@ -229,7 +229,8 @@ def test_microbatches_are_no_steps_and_rejected_steps_change_nothing():
     twice = [g for g in gradients(6) for _ in range(2)]
     _, state = walk(tx, PARAMS, twice)[-1]
     _, alone = walk(TX, PARAMS, gradients(6))[-1]
-    assert read(state) == read(alone)
+    for name, value in read(alone).items():  # the mean of two is rounded
+        np.testing.assert_allclose(read(state)[name], value, rtol=1e-4, atol=1e-5)
     bad = jax.tree.map(lambda x: x * jnp.nan, twice[0])
     _, after = walk(tx, PARAMS, [*twice, bad, bad])[-1]
     assert same(after.inner_opt_state.inner_state, state.inner_opt_state.inner_state)

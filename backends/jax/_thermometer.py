@@ -432,7 +432,7 @@ def _walking(tree: Any, like: Any) -> Any:
     """The leaves of a tree where ``like`` has leaves, in its dtypes; None, which stands, as 0."""
 
     def leaf(node: Any, x: Any) -> Any:
-        if isinstance(x, optax.MaskedNode):
+        if x is None or isinstance(x, optax.MaskedNode):
             return x
         return jnp.zeros_like(x) if node is None else lax.stop_gradient(jnp.asarray(node, x.dtype))
 
