@@ -207,7 +207,8 @@ def test_masked_parameters_are_not_there():
     _, state = walk(tx, PARAMS, gradients(4))[-1]
     _, alone = walk(TX, PARAMS, gradients(4))[-1]
     assert list(read(state, "parameter")) == NAMES[:2]
-    np.testing.assert_equal(read(state), read(alone, "group")["layer"])
+    for name, value in read(alone, "group")["layer"].items():  # compiled into another sum
+        np.testing.assert_allclose(read(state)[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_of_several_each_is_read_by_itself():
@@ -218,7 +219,9 @@ def test_of_several_each_is_read_by_itself():
     _, alone = walk(TX, PARAMS, gradients(4))[-1]
     with pytest.raises(ValueError, match="one thermometer in it: 2 found"):
         read(state)
-    np.testing.assert_equal(read(state.inner_states["y"]), read(alone, "parameter")["scale"])
+    mine, expected = read(state.inner_states["y"]), read(alone, "parameter")["scale"]
+    for name, value in expected.items():  # compiled into another sum
+        np.testing.assert_allclose(mine[name], value, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="0 found"):
         read(COOL.init(PARAMS))
 
