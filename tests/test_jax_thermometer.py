@@ -243,7 +243,7 @@ def test_microbatches_are_no_steps_and_rejected_steps_change_nothing():
 
 
 def test_leaves_that_do_not_walk_and_leaves_without_gradient():
-    """Integers are no coordinates; a None is a parameter that has not moved; complex count twice."""
+    """Integers are no coordinates, complex numbers two; a None has not moved."""
     params = {"c": jnp.ones(2, jnp.complex64), "h": jnp.ones(2, jnp.bfloat16), "i": jnp.arange(3)}
     params["n"] = jnp.ones(4)
     tx = thermometer(1.0, 0.0, every=1)
@@ -304,7 +304,7 @@ def compiled(tx):
     "tx", [optax.chain(COOL, thermometer(0.1, COOLING)), optax.chain(optax.sgd(0.1, 0.9), METER)]
 )
 def test_a_step_that_is_not_measured_copies_no_parameter(tx):
-    """All copies of arrays are inside the loops, which only measured steps enter; all is donated."""
+    """All copies of arrays are in the loops, which few steps enter; all is donated."""
     executable = compiled(tx)
     entry = re.split(r"\nENTRY ", executable.as_text())[1]
     assert not re.findall(r"= f32\[(?:64,32|32)\]\S* copy\(", entry)

@@ -102,7 +102,7 @@ def thermometer(
     """
     if is_number(learning_rate):
         _check.positive("learning_rate", learning_rate)
-    if isinstance(rho, str) or is_number(rho):
+    if rho is not None and not callable(rho) and not hasattr(rho, "dtype"):
         _check.half_open("rho", rho, -1.0)
     meter = _Meter(learning_rate, rho, *check_intervals(every, span), axis_name)
 
@@ -407,7 +407,10 @@ class _Meter(NamedTuple):
             )
             return _packed(unpacked.end_span(distance, overlap, rows, rho=rho, xp=jnp), state)
 
-        return lax.cond(state.count % self.span == 0, ended, lambda: _packed(unpacked, state))
+        result: tuple[jax.Array, jax.Array] = lax.cond(
+            state.count % self.span == 0, ended, lambda: _packed(unpacked, state)
+        )
+        return result
 
     @staticmethod
     def _value(value: Any, count: jax.Array, dtype: Any, at: Callable[..., jax.Array]) -> jax.Array:

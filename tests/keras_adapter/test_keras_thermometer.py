@@ -126,7 +126,7 @@ def wander(optimizer, k=0.0, steps=400, size=2000):
 
 
 def test_stationary_walks_have_their_closed_forms():
-    """rho 1/2, dt**2 1, k 1: T22 is T / (1 - 1/4), three-point T, correlation 1/8, k dt**2 1.
+    """At rho 1/2, dt**2 1, k 1: T22 is T / (1 - 1/4), three-point T, correlation 1/8, k dt**2 1.
 
     1.6e5 pairs: 4e-3 relative; five of them are allowed.
     """
