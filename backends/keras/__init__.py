@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
     raise
 
 from coolmomentum.keras._optimizer import CoolMomentum
+from coolmomentum.keras._thermometer import Thermometer
 
-__all__ = ["CoolMomentum"]
+__all__ = ["CoolMomentum", "Thermometer"]
 CoolMomentum.__module__ = __name__  # what a saved model names: not a private module
