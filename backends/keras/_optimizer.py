@@ -22,6 +22,10 @@ from coolmomentum.update import next_displacement
 if keras.backend.backend() == "torch":
     from coolmomentum.keras._foreach import is_on_host, take_step
 
+# What the laws are computed by. On JAX its own functions, which the core finds by itself: those of
+# keras.ops make float32 of float64 there, tanh for one.
+_LAWS_BY = None if keras.backend.backend() == "jax" else ops
+
 Tensor = Any  # a tensor of the backend
 Variable = Any  # a keras.Variable; within TensorFlow's step, a tf.Variable
 
@@ -209,7 +213,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         # Not _iterations, which counts microbatches when gradients are accumulated.
         step = ops.convert_to_tensor(self.iterations)
         if isinstance(self._schedule, CoolingSchedule):
-            return self._schedule(step, dtype=dtype, xp=ops)
+            return self._schedule(step, dtype=dtype, xp=_LAWS_BY)
         # TensorFlow has no operators between its integers and Python floats.
         return ops.cast(self._schedule(ops.cast(step, dtype)), dtype)
 
