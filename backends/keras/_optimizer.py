@@ -22,6 +22,10 @@ from coolmomentum.update import next_displacement
 if keras.backend.backend() == "torch":
     from coolmomentum.keras._foreach import is_on_host, take_step
 
+# What the laws are computed by. On JAX its own functions, which the core finds by itself: those of
+# keras.ops make float32 of float64 there, tanh for one.
+_LAWS_BY = None if keras.backend.backend() == "jax" else ops
+
 Tensor = Any  # a tensor of the backend
 Variable = Any  # a keras.Variable; within TensorFlow's step, a tf.Variable
 
@@ -303,7 +307,7 @@ def rho_at(schedule: Schedule, step: Tensor, dtype: str) -> Tensor:
     """Momentum coefficient of a step."""
     step = ops.convert_to_tensor(step)
     if isinstance(schedule, CoolingSchedule):
-        return schedule(step, dtype=dtype, xp=ops)
+        return schedule(step, dtype=dtype, xp=_LAWS_BY)
     # TensorFlow has no operators between its integers and Python floats.
     return ops.cast(schedule(ops.cast(step, dtype)), dtype)
 

@@ -71,8 +71,8 @@ class Driver:
     layouts: ClassVar[Sequence[str]] = ("C",)  # "F" and "gaps" where arrays have strides
     decoupled: ClassVar[bool] = True  # whether it has decoupled weight decay
     maximize: ClassVar[bool] = True
-    # How many sets of settings to draw from, always of the same shapes, where each compiles anew;
-    # 0 for no limit.
+    fixed_shapes: bool = False  # draw no others in the usual run, as each compiles anew
+    # How many sets of settings to draw from where each compiles anew; 0 for no limit.
     programs: int = 0
 
     schedule_dtype: str = ""
@@ -255,7 +255,8 @@ class Torch(Driver):
 
     def __post_init__(self):
         if self.compiled:
-            self.programs, self.layouts = 2, ("C",)  # each layout would compile as well
+            self.programs, self.fixed_shapes = 2, True
+            self.layouts = ("C",)  # each layout would compile as well
         if self.compiled or "capturable" in self.settings:
             self.schedule_dtype = "float32"  # PyTorch's integer tensors, combined with floats
 
@@ -419,6 +420,7 @@ class Jax(Driver):
     jitted: bool
     displacement_dtype: str = ""
     flushes: ClassVar = True
+    fixed_shapes = True  # eagerly too, each operation by itself
 
     @property
     def decay_dtype(self):

@@ -31,6 +31,7 @@ class Keras(Driver):
 
     def __post_init__(self):
         self.programs = 2 if self.compiled else 0
+        self.fixed_shapes = bool(self.compiled) or BACKEND == "jax"
 
     @property
     def decay_dtype(self):

@@ -108,8 +108,9 @@ def runs(draw, driver):
         "decay": decay,
         "decoupled": draw(st.booleans()),
         "maximize": draw(st.booleans()),
-        "shapes": ((1,), *draw(st.lists(st.sampled_from(_POOL), max_size=4))),
     }
+    if thorough() or not driver.fixed_shapes:
+        options["shapes"] = ((1,), *draw(st.lists(st.sampled_from(_POOL), max_size=4)))
     return allowed(driver, options)
 
 

@@ -266,16 +266,14 @@ def test_the_order_of_parameters_does_not_matter(driver):
     assert other.temperature() == pytest.approx(one.temperature(), rel=2 * (size + 4) * u)
 
 
-SPLITTING = {name: d for name, d in DRIVERS.items() if "add" not in d.lacks}
-
-
-@pytest.mark.parametrize("driver", SPLITTING.values(), ids=SPLITTING.keys())
 def test_groups_do_not_matter(driver):
     """Parameters that are added before the first step, in groups, go as if they had been there.
 
     A group may change the kernel's lists, and so what of a list is its tail: then a fused
     multiply-add rounds once where two operations round twice; hence the reference, not equality.
     """
+    if "add" in driver.lacks:
+        return  # the framework has no groups
     one = pair(driver, {"cooling": FEW[0]["cooling"], "shapes": SHAPES[:2]})
     one.add(7, list(SHAPES[2:]))
     for seed in range(4):
