@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
         'coolmomentum.jax needs JAX and optax: pip install "coolmomentum[jax]"'
     ) from None
 
+from coolmomentum.jax._neutral import load_neutral_state, neutral_state
 from coolmomentum.jax._readings import (
     per_leaf,
     rescaled_temperature,
@@ -22,6 +23,8 @@ from coolmomentum.jax._transform import CoolMomentumState, cool_momentum
 __all__ = [
     "CoolMomentumState",
     "cool_momentum",
+    "load_neutral_state",
+    "neutral_state",
     "per_leaf",
     "rescaled_temperature",
     "rho",

@@ -14,7 +14,8 @@ except ModuleNotFoundError as error:
         ) from None
     raise
 
+from coolmomentum.keras._neutral import load_neutral_state, neutral_state
 from coolmomentum.keras._optimizer import CoolMomentum
 
-__all__ = ["CoolMomentum"]
+__all__ = ["CoolMomentum", "load_neutral_state", "neutral_state"]
 CoolMomentum.__module__ = __name__  # what a saved model names: not a private module

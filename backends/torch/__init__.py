@@ -9,6 +9,7 @@ except ModuleNotFoundError as error:
         'coolmomentum.torch needs PyTorch: pip install "coolmomentum[torch]"'
     ) from None
 
+from coolmomentum.torch._neutral import load_neutral_state, neutral_state
 from coolmomentum.torch._optimizer import CoolMomentum
 
-__all__ = ["CoolMomentum"]
+__all__ = ["CoolMomentum", "load_neutral_state", "neutral_state"]
