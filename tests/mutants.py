@@ -1,0 +1,455 @@
+"""Show that the tests see mistakes: each is put into a copy of the package, and has to be caught.
+
+Run as ``python tests/mutants.py``, or with words that the mistakes to try must contain. It prints a
+table, and fails if a mistake is not caught, cannot be made any more, or the package as it is fails.
+A mistake is a text that stands in the sources exactly once, and what stands there instead.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+KERAS_BACKEND = "torch"
+os.environ |= {"OMP_NUM_THREADS": "1", "KERAS_BACKEND": KERAS_BACKEND}
+
+# The frameworks are imported here, once. A child of this process has them, but not the package;
+# none of them has started threads yet, which a child would lack.
+import jax  # noqa: F401
+import keras  # noqa: F401
+import optax  # noqa: F401
+import pytest
+import torch  # noqa: F401
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+del os.environ["KERAS_BACKEND"]  # by it tests know that they are to run on Keras
+ROOT = Path(__file__).parent.parent
+FORK = multiprocessing.get_context("fork")
+
+
+@dataclass(frozen=True)
+class Tests:
+    """Some tests of a file, as ``-k`` chooses them; few, because each mistake runs them."""
+
+    file: str
+    chosen: str
+    keras: bool = False  # in a process whose Keras is on PyTorch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake, and the tests that have to catch it."""
+
+    mistake: str
+    file: str
+    old: str
+    new: str
+    tests: Tests
+
+
+def contract(test: str, path: str) -> Tests:
+    """Tests of the contract suite for the paths whose names have these words."""
+    words = " and ".join([test, *path.split()])
+    return Tests("contract/test_contract.py", words, keras=path.startswith("keras"))
+
+
+EXACT, LAWS, ANY_ORDER, RELOADED, END, SCALING = (
+    "test_exact_trajectories",
+    "test_every_law_past_the_end",
+    "test_any_order_of_operations",
+    "test_a_reloaded_run",
+    "test_the_clock_ends_at_rho_zero",
+    "test_gradients_scale_the_temperature",
+)
+TORCH, JAX, KERAS = "torch default float64", "jax jitted float64", "keras eager float64"
+OPTIONS = Tests("test_update.py", "test_options")
+MOVED = "    moved = next_displacement(velocity, slope, rho=rho, step_size=step_size("
+
+CORE = [
+    Mutant(
+        "factor (1 + rho) / 2 dropped (Eq. 16)",
+        "langevin.py",
+        "    return learning_rate * ((1 + rho) / 2)",
+        "    return learning_rate",
+        contract(EXACT, TORCH),
+    ),
+    Mutant(
+        "clock off by one",
+        "schedules.py",
+        "    n = _clamp(step - start, span, xp)",
+        "    n = _clamp(step - start + 1, span, xp)",
+        contract(EXACT, TORCH),
+    ),
+    Mutant(
+        "no clamp after the last step",
+        "schedules.py",
+        "    return min(max(n, 0), span) if xp is math else xp.clip(n, 0, span)",
+        "    return n",
+        contract(EXACT, TORCH),
+    ),
+    Mutant(
+        "rho by a float32 power of alpha (Eq. 20)",
+        "schedules.py",
+        "    return -xp.expm1(left / span * _log1p(-rho0, xp))",
+        "    return 1 - (1 - rho0) / float(np.float32((1 - rho0) ** (1 / span))) ** n",
+        contract(END, TORCH),
+    ),
+    Mutant(
+        "warm-up clocks exchanged",
+        "schedules.py",
+        '    start = warmup_steps if warmup_clock == "hold" else 0',
+        '    start = warmup_steps if warmup_clock == "run" else 0',
+        Tests("test_schedules.py", "test_the_clock_may_hold or test_the_clock_runs_on"),
+    ),
+    Mutant(
+        "learning rate outside the displacement",
+        "update.py",
+        f"{MOVED}learning_rate, rho))\n    return _stored(position + moved, x, xp)",
+        f"{MOVED}1.0, rho))\n    return _stored(position + learning_rate * moved, x, xp)",
+        contract(LAWS, TORCH),
+    ),
+    Mutant(
+        "weight decay after the update",
+        "update.py",
+        f"        slope = slope + weight_decay * position\n{MOVED}learning_rate, rho))\n",
+        f"        pass\n{MOVED}learning_rate, rho))\n    position = position * (\n"
+        "        1 - weight_decay * step_size(learning_rate, rho) * (not decoupled_weight_decay)\n"
+        "    )\n",
+        contract(LAWS, TORCH),
+    ),
+    Mutant(
+        "decoupled weight decay counted as displacement",
+        "update.py",
+        "_stored(moved, displacement, xp)",
+        "_stored(position + moved - wide(x, xp), displacement, xp)",
+        OPTIONS,
+    ),
+    Mutant(
+        "sign of maximize",
+        "update.py",
+        "    slope = -slope if maximize else slope",
+        "    slope = slope if maximize else -slope",
+        OPTIONS,
+    ),
+    Mutant(
+        "sum of the displacements squared, not of their squares",
+        "temperature.py",
+        "    return xp.sum(x * x)",
+        "    return xp.sum(x) ** 2",
+        contract(LAWS, TORCH),
+    ),
+]
+NUMPY = [
+    Mutant(
+        "clock advances without gradients",
+        "numpy/_optimizer.py",
+        "State(state.step + applied, ",
+        "State(state.step + 1, ",
+        Tests("test_numpy_optimizer.py", "test_the_clock_counts_applied_steps"),
+    ),
+    Mutant(
+        "clock not carried in a neutral state",
+        "numpy/_neutral.py",
+        "        neutral.clock,\n",
+        "        state.step,\n",
+        Tests("contract/test_neutral.py", "numpy and test_a_run_moves and torch and float64"),
+    ),
+]
+TORCH_MUTANTS = [
+    Mutant(
+        "learning rate outside the displacement",
+        "torch/_paths.py",
+        "        torch._foreach_add_(displacements, grads, alpha=-sign * step.eta)\n"
+        "    torch._foreach_add_(params, displacements)",
+        "        torch._foreach_add_(displacements, grads, alpha=-sign * step.eta / step.lr)\n"
+        "    torch._foreach_add_(params, displacements, alpha=step.lr)",
+        contract(LAWS, "torch foreach float64"),
+    ),
+    Mutant(
+        "factor (1 + rho) / 2 dropped in the fused kernel",
+        "torch/_paths.py",
+        "        dampening=1.0 - step.eta,",
+        "        dampening=1.0 - step.lr,",
+        contract(EXACT, "torch fused float32"),
+    ),
+    Mutant(
+        "weight decay after the update",
+        "torch/_paths.py",
+        "        grads = list(torch._foreach_add(grads, params, alpha=sign * step.weight_decay))\n",
+        "        torch._foreach_mul_(params, 1 - step.eta * step.weight_decay)\n",
+        contract(LAWS, "torch foreach float64"),
+    ),
+    Mutant(
+        "decoupled weight decay after the displacement",
+        "torch/_optimizer.py",
+        "            tick(group, step.lr)\n",
+        "            tick(group, step.lr)\n"
+        "            for x, dx in zip(tensors.params, tensors.displacements, strict=True):\n"
+        "                if step.decoupled_weight_decay:\n"
+        "                    dx.sub_(step.lr * step.weight_decay * x)\n",
+        Tests("torch_adapter/test_torch_update.py", "test_decoupled_weight_decay"),
+    ),
+    Mutant(
+        "sign of maximize in the fused kernel",
+        "torch/_paths.py",
+        "        maximize=not step.maximize,",
+        "        maximize=step.maximize,",
+        contract(EXACT, "torch fused float32"),
+    ),
+    Mutant(
+        "warm-up clock ignored",
+        "torch/_clock.py",
+        '        group["warmup_clock"],\n',
+        '        "run",\n',
+        contract(LAWS, TORCH),
+    ),
+    Mutant(
+        "clock advances in a skipped step",
+        "torch/_optimizer.py",
+        "            if not self._is_dry_run() and not self._is_skipped():\n",
+        "            if self._is_skipped():\n"
+        "                for group in self.param_groups:\n"
+        '                    tick(group, group["lr"])\n'
+        "            elif not self._is_dry_run():\n",
+        contract(ANY_ORDER, "torch fused float64"),
+    ),
+    Mutant(
+        "displacement not saved",
+        "torch/_optimizer.py",
+        '                group["schedule"] = None\n',
+        '                group["schedule"] = None\n            packed["state"] = {}\n',
+        contract(RELOADED, TORCH),
+    ),
+    Mutant(
+        "clock not loaded",
+        "torch/_optimizer.py",
+        '                group["step"] = torch.as_tensor(group["step"], dtype=torch.int64)\n',
+        '                group["step"] = own["step"]\n',
+        contract(RELOADED, TORCH),
+    ),
+    Mutant(
+        "temperature with the learning rate of now, not of the last step",
+        "torch/_optimizer.py",
+        '        lrs = [scalar(group["last_lr"])',
+        '        lrs = [scalar(group["lr"])',
+        contract(ANY_ORDER, TORCH),
+    ),
+    Mutant(
+        "temperature of the parameters, not of their displacements",
+        "torch/_optimizer.py",
+        '                self.state.get(param, {}).get("displacement", at_rest)\n',
+        "                param\n",
+        contract(LAWS, TORCH),
+    ),
+    Mutant(
+        "temperature over frozen parameters too",
+        "torch/_optimizer.py",
+        " if param.requires_grad or param.grad is not None]",
+        "]",
+        Tests("torch_adapter/test_torch_update.py", "test_temperature_leaves_out"),
+    ),
+    Mutant(
+        "rho in float32 in a capturable step",
+        "torch/_clock.py",
+        '    dtype = torch.float32 if group["step"].device.type == "mps" else torch.float64',
+        "    dtype = torch.float32",
+        contract(LAWS, "torch capturable float64"),
+    ),
+]
+JAX_MUTANTS = [
+    Mutant(
+        "clock off by one",
+        "jax/_transform.py",
+        "            rho = rho_at(cooling, state.count, dtype)",
+        "            rho = rho_at(cooling, state.count + 1, dtype)",
+        contract(EXACT, JAX),
+    ),
+    Mutant(
+        "factor (1 + rho) / 2 dropped",
+        "jax/_transform.py",
+        "            return rho, step_size_of(value_at(learning_rate, state.count, dtype), rho)",
+        "            return rho, value_at(learning_rate, state.count, dtype)",
+        contract(EXACT, JAX),
+    ),
+    Mutant(
+        "rho in float32 in a float64 run",
+        "jax/_transform.py",
+        "        return jnp.asarray(schedule(count, dtype=dtype, xp=jnp), dtype)",
+        "        return jnp.asarray(schedule(count, dtype=jnp.float32, xp=jnp), dtype)",
+        contract(LAWS, JAX),
+    ),
+    Mutant(
+        "the update is the state that was, not the one that is",
+        "jax/_transform.py",
+        "            moved,\n            like,\n",
+        "            state.displacement,\n            like,\n",
+        contract(EXACT, JAX),
+    ),
+    Mutant(
+        "temperature with the learning rate of the next step",
+        "jax/_readings.py",
+        "        last = jnp.maximum(state.count - 1, 0)",
+        "        last = state.count",
+        Tests("test_jax_readings.py", "test_a_learning_rate_schedule_is_read"),
+    ),
+]
+KERAS_MUTANTS = [
+    Mutant(
+        "clock off by one",
+        "keras/_optimizer.py",
+        "            rho = float(self._schedule(int(self.iterations)))",
+        "            rho = float(self._schedule(int(self.iterations) + 1))",
+        contract(EXACT, KERAS),
+    ),
+    Mutant(
+        "factor (1 + rho) / 2 dropped",
+        "keras/_optimizer.py",
+        "            step = _Step(rho, step_size(float(learning_rate), rho))",
+        "            step = _Step(rho, float(learning_rate))",
+        contract(EXACT, KERAS),
+    ),
+    Mutant(
+        "displacement not saved",
+        "keras/_optimizer.py",
+        '        self._displacements = self.add_optimizer_variables(variables, "displacement")',
+        "        self._displacements = [keras.Variable(ops.zeros_like(v)) for v in variables]",
+        contract(RELOADED, KERAS),
+    ),
+    Mutant(
+        "sign of the step",
+        "keras/_foreach.py",
+        "        torch._foreach_add_(dxs, gs, alpha=-step_size)",
+        "        torch._foreach_add_(dxs, gs, alpha=step_size)",
+        contract(EXACT, KERAS),
+    ),
+    Mutant(
+        "clock counts microbatches",
+        "keras/_optimizer.py",
+        "        step = ops.convert_to_tensor(self.iterations)",
+        "        step = ops.convert_to_tensor(self._iterations)",
+        Tests("keras_adapter/test_keras_options.py", "accumul", keras=True),
+    ),
+]
+MUTANTS = {
+    "core": CORE,
+    "numpy": NUMPY,
+    "torch": TORCH_MUTANTS,
+    "jax": JAX_MUTANTS,
+    "keras": KERAS_MUTANTS,
+}
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the tests said of a copy."""
+
+    status: int  # of pytest: 0 if they passed, 1 if one failed, else something is wrong
+    passed: int
+    failed: str  # the first that failed
+    output: str
+
+
+def tested(tests: Tests, mutant: Mutant | None = None) -> Verdict:
+    """Run tests against a copy of the package, in a child of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "coolmomentum"
+        shutil.copytree(ROOT / "coolmomentum", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        if mutant:
+            source = copy / mutant.file
+            text = source.read_text(encoding="utf-8")
+            if (count := text.count(mutant.old)) != 1:
+                return Verdict(-1, 0, "", f"{mutant.file} has it {count} times: {mutant.old!r}")
+            source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        result = Path(folder) / "result"
+        child = FORK.Process(target=_run, args=(tests, copy, result))
+        child.start()
+        child.join()
+        output = (Path(folder) / "output").read_text(encoding="utf-8", errors="replace")
+        if not result.exists():
+            return Verdict(child.exitcode or -1, 0, "", output)
+        return Verdict(*json.loads(result.read_text(encoding="utf-8")), output)
+
+
+def _run(tests: Tests, copy: Path, result: Path) -> None:
+    """In the child: the copy is imported first, so that the tests cannot meet the checkout."""
+    output = os.open(result.with_name("output"), os.O_CREAT | os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if tests.keras:
+        os.environ["KERAS_BACKEND"] = KERAS_BACKEND
+    sys.path.insert(0, str(copy.parent))
+    import coolmomentum
+
+    assert Path(coolmomentum.__file__).parent == copy
+    seen = Seen()
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-k", tests.chosen]
+    status = pytest.main([str(ROOT / "tests" / tests.file), *options], plugins=[seen])
+    result.write_text(json.dumps([int(status), seen.passed, seen.failed]), encoding="utf-8")
+    os._exit(0)  # what the frameworks would do at the end is of no use
+
+
+class Seen:
+    """A plugin that notes what passes and the first test that fails."""
+
+    passed, failed = 0, ""
+
+    def pytest_runtest_logreport(self, report):
+        """A report of one phase of one test."""
+        if report.when == "call" and report.passed:
+            self.passed += 1
+        elif report.failed and not self.failed:
+            self.failed = report.nodeid.rpartition("::")[2]
+
+
+# --- all of them --------------------------------------------------------------------------------
+
+
+def main(words: list[str]) -> int:
+    """Run the mistakes that have these words, print the table, and give back the exit status."""
+    began = time.perf_counter()
+    mutants = [
+        (where, mutant)
+        for where, of_adapter in MUTANTS.items()
+        for mutant in of_adapter
+        if all(word in f"{where} {mutant.file} {mutant.mistake}" for word in words)
+    ]
+    console = Console(width=max(Console().width, 120))
+    table = Table(
+        "", "where", "mistake", "caught by", title="Mistakes put into copies of the package"
+    )
+    sound: dict[Tests, Verdict] = {}
+    wrong = []
+    for where, mutant in mutants:
+        if mutant.tests not in sound:
+            sound[mutant.tests] = tested(mutant.tests)
+        before, after = sound[mutant.tests], tested(mutant.tests, mutant)
+        if before.status != 0 or before.passed == 0:
+            wrong.append(("the tests do not pass without it", mutant, before))
+        elif after.status != 1:
+            wrong.append(("survived" if after.status == 0 else "error", mutant, after))
+        else:
+            table.add_row("[green]✓", where, mutant.mistake, escape(after.failed))
+            continue
+        table.add_row("[red]✗", where, mutant.mistake, f"[red]{wrong[-1][0]}")
+    console.print(table)
+    for what, mutant, verdict in wrong:
+        console.print(
+            f"{mutant.file}: {mutant.mistake}: {what}", verdict.output[-3000:], markup=False
+        )
+    seconds = time.perf_counter() - began
+    console.print(f"{len(mutants) - len(wrong)} of {len(mutants)} caught in {seconds:.0f} s")
+    return 1 if wrong or not mutants else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
