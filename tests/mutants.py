@@ -18,16 +18,20 @@ from pathlib import Path
 KERAS_BACKEND = "torch"
 os.environ |= {"OMP_NUM_THREADS": "1", "KERAS_BACKEND": KERAS_BACKEND}
 
-# The frameworks are imported here, once. A child of this process has them, but not the package;
-# none of them has started threads yet, which a child would lack.
-import jax  # noqa: F401
-import keras  # noqa: F401
-import optax  # noqa: F401
-import pytest
-import torch  # noqa: F401
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+# Imported here, once: a child of this process has the frameworks and what else the tests import,
+# but not the package. None of them has started threads yet, which a child would lack.
+import array_api_strict  # noqa: E402, F401
+import flax  # noqa: E402, F401
+import hypothesis  # noqa: E402, F401
+import jax  # noqa: E402, F401
+import keras  # noqa: E402, F401
+import optax  # noqa: E402, F401
+import pytest  # noqa: E402
+import sybil  # noqa: E402, F401
+import torch._dynamo  # noqa: E402, F401
+from rich.console import Console  # noqa: E402
+from rich.markup import escape  # noqa: E402
+from rich.table import Table  # noqa: E402
 
 del os.environ["KERAS_BACKEND"]  # by it tests know that they are to run on Keras
 ROOT = Path(__file__).parent.parent
@@ -354,13 +358,13 @@ class Verdict:
     """What the tests said of a copy."""
 
     status: int  # of pytest: 0 if they passed, 1 if one failed, else something is wrong
-    passed: int
+    passed: list[str]
     failed: str  # the first that failed
     output: str
 
 
-def tested(tests: Tests, mutant: Mutant | None = None) -> Verdict:
-    """Run tests against a copy of the package, in a child of this process."""
+def tested(tests: Tests, mutant: Mutant | None) -> Verdict:
+    """Run tests against a copy of the package, with the mistake in it, in a child."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "coolmomentum"
         shutil.copytree(ROOT / "coolmomentum", copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -368,21 +372,21 @@ def tested(tests: Tests, mutant: Mutant | None = None) -> Verdict:
             source = copy / mutant.file
             text = source.read_text(encoding="utf-8")
             if (count := text.count(mutant.old)) != 1:
-                return Verdict(-1, 0, "", f"{mutant.file} has it {count} times: {mutant.old!r}")
+                return Verdict(-1, [], "", f"it stands there {count} times: {mutant.old!r}")
             source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        result = Path(folder) / "result"
-        child = FORK.Process(target=_run, args=(tests, copy, result))
+        child = FORK.Process(target=_run, args=(tests, copy))
         child.start()
         child.join()
-        output = (Path(folder) / "output").read_text(encoding="utf-8", errors="replace")
+        output, result = Path(folder) / "output", Path(folder) / "result"
+        said = output.read_text(encoding="utf-8", errors="replace")
         if not result.exists():
-            return Verdict(child.exitcode or -1, 0, "", output)
-        return Verdict(*json.loads(result.read_text(encoding="utf-8")), output)
+            return Verdict(child.exitcode or -1, [], "", said)
+        return Verdict(**json.loads(result.read_text(encoding="utf-8")), output=said)
 
 
-def _run(tests: Tests, copy: Path, result: Path) -> None:
+def _run(tests: Tests, copy: Path) -> None:
     """In the child: the copy is imported first, so that the tests cannot meet the checkout."""
-    output = os.open(result.with_name("output"), os.O_CREAT | os.O_WRONLY)
+    output = os.open(copy.with_name("output"), os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
     if tests.keras:
@@ -392,63 +396,70 @@ def _run(tests: Tests, copy: Path, result: Path) -> None:
 
     assert Path(coolmomentum.__file__).parent == copy
     seen = Seen()
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-k", tests.chosen]
+    # Plain, because modules that are imported already cannot be rewritten, and pytest says so.
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-k", tests.chosen]
     status = pytest.main([str(ROOT / "tests" / tests.file), *options], plugins=[seen])
-    result.write_text(json.dumps([int(status), seen.passed, seen.failed]), encoding="utf-8")
-    os._exit(0)  # what the frameworks would do at the end is of no use
+    result = {"status": int(status), "passed": seen.passed, "failed": seen.failed}
+    copy.with_name("result").write_text(json.dumps(result), encoding="utf-8")
+    os._exit(0)  # what the frameworks do at the end takes time
 
 
 class Seen:
     """A plugin that notes what passes and the first test that fails."""
 
-    passed, failed = 0, ""
+    def __init__(self) -> None:
+        self.passed: list[str] = []
+        self.failed = ""
 
     def pytest_runtest_logreport(self, report):
         """A report of one phase of one test."""
+        name = report.nodeid.rpartition("::")[2]
         if report.when == "call" and report.passed:
-            self.passed += 1
+            self.passed.append(name)
         elif report.failed and not self.failed:
-            self.failed = report.nodeid.rpartition("::")[2]
+            self.failed = name
 
 
 # --- all of them --------------------------------------------------------------------------------
 
 
 def main(words: list[str]) -> int:
-    """Run the mistakes that have these words, print the table, and give back the exit status."""
+    """Try the mistakes that have these words, print the table, and give back the exit status."""
     began = time.perf_counter()
     mutants = [
         (where, mutant)
         for where, of_adapter in MUTANTS.items()
         for mutant in of_adapter
-        if all(word in f"{where} {mutant.file} {mutant.mistake}" for word in words)
+        if all(word in f"{where} {mutant.mistake}" for word in words)
     ]
     console = Console(width=max(Console().width, 120))
-    table = Table(
-        "", "where", "mistake", "caught by", title="Mistakes put into copies of the package"
-    )
-    sound: dict[Tests, Verdict] = {}
-    wrong = []
+    table = Table("", "where", "mistake", "caught by", title="Mistakes in copies of the package")
+    sound = without_mistakes([mutant.tests for _, mutant in mutants])
+    survived = 0
     for where, mutant in mutants:
-        if mutant.tests not in sound:
-            sound[mutant.tests] = tested(mutant.tests)
-        before, after = sound[mutant.tests], tested(mutant.tests, mutant)
-        if before.status != 0 or before.passed == 0:
-            wrong.append(("the tests do not pass without it", mutant, before))
-        elif after.status != 1:
-            wrong.append(("survived" if after.status == 0 else "error", mutant, after))
-        else:
+        before, after = sound[mutant.tests.file, mutant.tests.keras], tested(mutant.tests, mutant)
+        if after.status == 1 and after.failed in before.passed:
             table.add_row("[green]✓", where, mutant.mistake, escape(after.failed))
             continue
-        table.add_row("[red]✗", where, mutant.mistake, f"[red]{wrong[-1][0]}")
+        survived += 1
+        table.add_row("[red]✗", where, mutant.mistake, "[red]nothing")
+        for verdict in (before, after)[before.status == 0 :]:
+            console.print(f"{where}, {mutant.mistake}:", verdict.output[-4000:], markup=False)
     console.print(table)
-    for what, mutant, verdict in wrong:
-        console.print(
-            f"{mutant.file}: {mutant.mistake}: {what}", verdict.output[-3000:], markup=False
-        )
     seconds = time.perf_counter() - began
-    console.print(f"{len(mutants) - len(wrong)} of {len(mutants)} caught in {seconds:.0f} s")
-    return 1 if wrong or not mutants else 0
+    console.print(f"{len(mutants) - survived} of {len(mutants)} caught in {seconds:.0f} s")
+    return 1 if survived or not mutants else 0
+
+
+def without_mistakes(every: list[Tests]) -> dict[tuple[str, bool], Verdict]:
+    """What all the tests of a file that will be used say of the package as it is."""
+    chosen: dict[tuple[str, bool], set[str]] = {}
+    for tests in every:
+        chosen.setdefault((tests.file, tests.keras), set()).add(f"({tests.chosen})")
+    return {
+        (file, keras): tested(Tests(file, " or ".join(sorted(words)), keras), None)
+        for (file, keras), words in chosen.items()
+    }
 
 
 if __name__ == "__main__":
