@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import coolmomentum
@@ -41,7 +42,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
                     *map(str, folders),
                 ],
                 cwd=PACKAGE.parent,
-                env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+                env=os.environ
+                | {
+                    "KERAS_BACKEND": backend,
+                    "TF_CPP_MIN_LOG_LEVEL": "3",
+                    "HYPOTHESIS_PROFILE": hypothesis.settings.get_current_profile_name(),
+                },
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -157,8 +157,11 @@ def _fused_has_the_precision(step: Step, dtype: torch.dtype) -> bool:
 
     It is told ``1 - eta`` and computes eta from that, wrong by up to 2**-54. This must be small
     against eta in the precision of the parameters, so float64 nearly always goes another way.
+    Momentum 0 it cannot be told: see ``_TINY``.
     """
     if isinstance(step.rho, Tensor) or isinstance(step.eta, Tensor) or step.rho < 0:
+        return False
+    if not step.rho and dtype == torch.float64:
         return False
     error = abs((1.0 - (1.0 - step.eta)) - step.eta)
     return error <= torch.finfo(dtype).eps / 16 * step.eta
@@ -231,8 +234,8 @@ def _langevin_step(
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _HALF = (torch.float16, torch.bfloat16)
-# The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. This times a
-# displacement vanishes beside any other number.
+# The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. In float32
+# this is 0; times a displacement in float64 it need not be.
 _TINY = sys.float_info.min
 
 
