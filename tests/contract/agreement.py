@@ -59,7 +59,7 @@ def measure(driver: Driver, steps: int = STEPS) -> dict[str, float]:
     for bound, x in zip(bounds, start, strict=True):
         bound.start(x)
     largest = {"parameters": [np.abs(x) for x in start], "displacements": [0.0 for _ in start]}
-    worst = {what: (0.0, 0.0) for what in WHAT}
+    worst = dict.fromkeys(WHAT, (0.0, 0.0))
     share = 0.0
     for n in range(steps):
         oracle.lr = 2.0**-10 if n < steps // 20 else 2.0**-7 if n < steps // 2 else 2.0**-10
