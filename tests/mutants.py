@@ -237,7 +237,7 @@ TORCH_MUTANTS = [
         "torch/_optimizer.py",
         '        lrs = [scalar(group["last_lr"])',
         '        lrs = [scalar(group["lr"])',
-        contract(ANY_ORDER, TORCH),
+        Tests("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
     Mutant(
         "temperature of the parameters, not of their displacements",
@@ -314,11 +314,11 @@ KERAS_MUTANTS = [
         contract(EXACT, KERAS),
     ),
     Mutant(
-        "displacement not saved",
+        "the displacement that moves is a copy",
         "keras/_optimizer.py",
-        '        self._displacements = self.add_optimizer_variables(variables, "displacement")',
-        "        self._displacements = [keras.Variable(ops.zeros_like(v)) for v in variables]",
-        contract(RELOADED, KERAS),
+        "            [self._displacements[i].value for i in index],\n",
+        "            [self._displacements[i].value + 0 for i in index],\n",
+        contract(EXACT, KERAS),
     ),
     Mutant(
         "sign of the step",
@@ -330,8 +330,8 @@ KERAS_MUTANTS = [
     Mutant(
         "clock counts microbatches",
         "keras/_optimizer.py",
-        "        step = ops.convert_to_tensor(self.iterations)",
-        "        step = ops.convert_to_tensor(self._iterations)",
+        "            rho = float(self._schedule(int(self.iterations)))",
+        "            rho = float(self._schedule(int(self._iterations)))",
         Tests("keras_adapter/test_keras_options.py", "accumul", keras=True),
     ),
 ]
