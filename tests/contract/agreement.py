@@ -134,6 +134,11 @@ def measured_everywhere() -> pd.DataFrame:
                 check=True,
             )
             rows |= json.loads(file.read_text(encoding="utf-8"))
+    return frame_of(rows)
+
+
+def frame_of(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """The rows as a table, with path and dtype as columns."""
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.insert(0, "dtype", [split(name)[1] for name in rows])
     frame.insert(0, "path", [split(name)[0] for name in rows])
