@@ -4,10 +4,14 @@ FRAMEWORKS ?= torch jax tensorflow
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint agreement mutants clean
+.PHONY: demo figures agreement mutants test lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.demo --frameworks $(FRAMEWORKS) --output results/demo
+
+# Those of README and docs; they are committed.
+figures: $(VENV)/demo.stamp
+	$(BIN)/python -m benchmarks.figures
 
 test: lint
 	$(BIN)/python -m pytest

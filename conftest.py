@@ -9,7 +9,10 @@ pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"]
 ).pytest()
 
+# Its blocks write files and need packages of their own: tests/test_logging_recipes.py runs them.
+collect_ignore = ["docs/logging.md"]
+
 # A process has one Keras backend: tests/test_keras_backends.py runs these with each.
 if "KERAS_BACKEND" not in os.environ:
-    collect_ignore = ["coolmomentum/keras", "coolmomentum/tensorflow"]
+    collect_ignore += ["coolmomentum/keras", "coolmomentum/tensorflow"]
     collect_ignore += ["docs/keras.md", "docs/checkpoints.md"]

@@ -8,7 +8,7 @@ import re
 from typing import Any, TypeGuard
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 Array = Any  # an array of any array-API namespace, traced or not
 Scalar = Any  # a Python number or a 0-d (or broadcastable) array
@@ -34,6 +34,18 @@ def as_array(value: Scalar, xp: Any) -> Array:
 def astype(x: Array, dtype: DType, xp: Any) -> Array:
     """``x`` in another dtype; ``keras.ops`` spells it ``cast``."""
     return xp.astype(x, dtype) if hasattr(xp, "astype") else xp.cast(x, dtype)
+
+
+def array_like(values: list[float], like: Array, xp: Any) -> Array:
+    """Numbers as an array of the dtype and the device of another."""
+    if not hasattr(xp, "asarray"):
+        return xp.convert_to_tensor(values, dtype=like.dtype)
+    return xp.asarray(values, dtype=like.dtype, device=device(like))
+
+
+def concat(arrays: list[Array], xp: Any) -> Array:
+    """Arrays one after another; ``keras.ops`` says ``concatenate``."""
+    return xp.concat(arrays) if hasattr(xp, "concat") else xp.concatenate(arrays)
 
 
 def is_kind(x: Array, kind: str, xp: Any) -> bool:

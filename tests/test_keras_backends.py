@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 import coolmomentum
@@ -26,9 +25,13 @@ FOLDERS["tensorflow"].append(PACKAGE / "tensorflow")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict]:
     """A process for each backend, which run side by side, and the file that it writes to."""
     folder = tmp_path_factory.mktemp("keras")
+    name = request.config.getoption("--hypothesis-profile")
+    profile = {"HYPOTHESIS_PROFILE": name} if name else {}
     runs = {}
     for backend, folders in FOLDERS.items():
         with (folder / backend).open("w") as output:
@@ -43,12 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
                     *map(str, folders),
                 ],
                 cwd=PACKAGE.parent,
-                env=os.environ
-                | {
-                    "KERAS_BACKEND": backend,
-                    "TF_CPP_MIN_LOG_LEVEL": "3",
-                    "HYPOTHESIS_PROFILE": hypothesis.settings.get_current_profile_name(),
-                },
+                env=os.environ | profile | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -1,4 +1,4 @@
-"""CoolMomentum for PyTorch, as a ``torch.optim.Optimizer``."""
+"""CoolMomentum for PyTorch, as a ``torch.optim.Optimizer``, and a thermometer for any of them."""
 
 try:
     import torch as _torch  # noqa: F401  # only to say which extra is missing
@@ -11,5 +11,6 @@ except ModuleNotFoundError as error:
 
 from coolmomentum.torch._neutral import load_neutral_state, neutral_state
 from coolmomentum.torch._optimizer import CoolMomentum
+from coolmomentum.torch._thermometer import Thermometer
 
-__all__ = ["CoolMomentum", "load_neutral_state", "neutral_state"]
+__all__ = ["CoolMomentum", "Thermometer", "load_neutral_state", "neutral_state"]
