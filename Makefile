@@ -4,7 +4,7 @@ FRAMEWORKS ?= torch jax tensorflow
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo figures test lint clean
+.PHONY: demo figures agreement mutants test lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.demo --frameworks $(FRAMEWORKS) --output results/demo
@@ -22,6 +22,14 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/pre-commit validate-config
 	$(BIN)/check-symlinks coolmomentum/*
+
+# Measures every path against the float64 reference and writes docs/agreement.md.
+agreement: $(VENV)/dev.stamp
+	$(BIN)/python tests/contract/agreement.py
+
+# Puts mistakes into copies of the package and shows that the tests catch each; a part of `make test`.
+mutants: $(VENV)/dev.stamp
+	$(BIN)/python tests/mutants.py
 
 clean:
 	rm -rf $(VENV) results

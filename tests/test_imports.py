@@ -15,8 +15,12 @@ CORE = (
     *("_arrays", "_check", "_defaults"),
     *("langevin", "schedules", "temperature", "thermometer", "update"),
 )
-FRAMEWORKS = ("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras", "matplotlib")
-OPTIONAL = {"plot": "matplotlib"}  # beside the core: modules that need one library more
+FRAMEWORKS = (
+    *("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras"),
+    *("matplotlib", "safetensors"),
+)
+# Beside the core: modules that need one library more.
+OPTIONAL = {"plot": "matplotlib", "checkpoint": "safetensors"}
 ADAPTERS = ("numpy", "torch", "keras", "tensorflow", "jax")
 
 

@@ -12,13 +12,16 @@ import coolmomentum
 
 TESTS = Path(__file__).parent / "keras_adapter"
 PACKAGE = Path(coolmomentum.__file__).parent
-CONTRACT = Path(__file__).parent / "contract" / "test_contract.py"
-PAGE = Path(__file__).parents[1] / "docs" / "keras.md"
+CONTRACT = [
+    Path(__file__).parent / "contract" / f"test_{name}.py"
+    for name in ("contract", "neutral", "agreement")
+]
+PAGES = [Path(__file__).parents[1] / "docs" / f"{name}.md" for name in ("keras", "checkpoints")]
 FOLDERS = {
-    "tensorflow": [TESTS, CONTRACT, PAGE, PACKAGE / "keras", PACKAGE / "tensorflow"],
-    "jax": [TESTS, CONTRACT, PAGE, PACKAGE / "keras"],
-    "torch": [TESTS, CONTRACT, PAGE, PACKAGE / "keras"],
+    backend: [TESTS, *CONTRACT, *PAGES, PACKAGE / "keras"]
+    for backend in ("tensorflow", "jax", "torch")
 }
+FOLDERS["tensorflow"].append(PACKAGE / "tensorflow")
 
 
 @pytest.fixture(scope="module")

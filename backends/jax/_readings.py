@@ -216,7 +216,7 @@ def per_leaf(
 
     trees = [
         jax.tree.map(functools.partial(read, state.count), state.displacement)
-        for state in _states(opt_state)
+        for state in states_of(opt_state)
     ]
     try:
         return functools.reduce(_overlaid, trees)
@@ -227,7 +227,8 @@ def per_leaf(
         ) from error
 
 
-def _states(opt_state: optax.OptState) -> list[CoolMomentumState]:
+def states_of(opt_state: optax.OptState) -> list[CoolMomentumState]:
+    """Every CoolMomentum state in the state of an optimizer, of which there is one at least."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
     states = [node for node in nodes if isinstance(node, CoolMomentumState)]
     if not states:
@@ -242,7 +243,7 @@ def _pooled(
     opt_state: optax.OptState, read: Reading, axis_name: AxisName | None = None
 ) -> jax.Array:
     """Mean of the readings of the states, each weighted by its coordinates."""
-    states = _states(opt_state)
+    states = states_of(opt_state)
     first, *others = [read(state) for state in states]
     if not others:
         return first

@@ -16,6 +16,7 @@ from coolmomentum.torch._paths import Tensors, differentiable_step, local, take_
 from coolmomentum.torch._settings import (
     COOLING,
     Group,
+    at_rest,
     check_fused,
     checked,
     displacement_dtype,
@@ -293,11 +294,7 @@ class CoolMomentum(Optimizer):
         for param in params:
             state = self.state[param]
             if "displacement" not in state:
-                state["displacement"] = torch.zeros_like(
-                    param,
-                    dtype=displacement_dtype(param, group),
-                    memory_format=torch.preserve_format,
-                )
+                state["displacement"] = at_rest(param, group)
             displacements.append(state["displacement"])
 
     def _is_dry_run(self) -> bool:
