@@ -16,8 +16,8 @@ from coolmomentum.torch import CoolMomentum
 DEVICE = torch.device("cpu")
 SGD, FUSED_SGD = "torch.optim.SGD", "torch.optim.SGD, fused"
 OURS = "CoolMomentum"
-SETTINGS = {"lr": 0.01, "momentum": 0.9}
-COOLING = {"lr": 0.01, "total_steps": 10**6}
+SETTINGS: dict[str, Any] = {"lr": 0.01, "momentum": 0.9}
+COOLING: dict[str, Any] = {"lr": 0.01, "total_steps": 10**6}
 Make = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 
 PATHS: dict[str, Make] = {
@@ -118,12 +118,13 @@ def test_temperature(benchmark: Any, shapes: Shapes) -> None:
     grads = gradients(shapes)
     ours = optimizer(PATHS[OURS], grads)
     assert isinstance(ours, CoolMomentum)
+    flat = torch.cat([grad.ravel() for grad in grads])
     contenders = {
         "temperature()": lambda: float(ours.temperature()),
         "temperatures()": lambda: [float(t) for t in ours.temperatures().values()],
         OURS: ours.step,
         FUSED_SGD: optimizer(PATHS[FUSED_SGD], grads).step,
-        "one sum over as much memory": lambda flat=torch.cat([g.ravel() for g in grads]): flat.sum(),
+        "one sum over as much memory": flat.sum,
     }
     take_turns(benchmark, contenders, baselines=(FUSED_SGD,), **sizes(shapes))
 
@@ -221,9 +222,9 @@ def test_a_billion_on_a_gpu(benchmark: Any, capturable: bool) -> None:
             with torch.cuda.graph(graph):
                 step()
             step = graph.replay
-        contenders[name] = lambda step=step: (step(), torch.cuda.synchronize())
+        contenders[name] = waiting(step)
     source, target = (torch.zeros(10**9, device=device) for _ in range(2))
-    contenders["copy on the GPU"] = lambda: (target.copy_(source), torch.cuda.synchronize())
+    contenders["copy on the GPU"] = waiting(lambda: target.copy_(source))
     take_turns(
         benchmark,
         contenders,
@@ -231,3 +232,13 @@ def test_a_billion_on_a_gpu(benchmark: Any, capturable: bool) -> None:
         parameters=10**9,
         tensors=100,
     )
+
+
+def waiting(call: Callable[[], object]) -> Callable[[], None]:
+    """The call, and then a wait for the GPU."""
+
+    def wait() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return wait

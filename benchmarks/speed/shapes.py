@@ -15,7 +15,7 @@ def resnet20() -> Shapes:
 
 
 def resnet50() -> Shapes:
-    """ResNet-50 for ImageNet: 161 tensors, 25.6 million parameters, convolutions as (h, w, i, o)."""
+    """ResNet-50 for ImageNet: 161 tensors, 25.6 million parameters, laid out likewise."""
     shapes: Shapes = [(7, 7, 3, 64), *_norms(64)]
     into = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
