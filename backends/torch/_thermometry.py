@@ -59,7 +59,7 @@ def _pooled_here(tensors: Sequence[Tensor]) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     long = [tensor.reshape(-1) for tensor in tensors if tensor.numel() > _SMALL]
     if short := [tensor for tensor in tensors if tensor.numel() <= _SMALL]:
-        long.append(_flatten_dense_tensors(short))
+        long.append(_flatten_dense_tensors(short))  # type: ignore[no-untyped-call]
     if chunks := [chunk for tensor in long for chunk in torch.split(tensor, _CHUNK)]:
         total += torch.stack([torch.dot(x, x) for x in chunks]).sum(dtype=torch.float64)
     return total

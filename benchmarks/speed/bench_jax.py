@@ -17,7 +17,7 @@ from coolmomentum.jax import cool_momentum, temperature
 OURS, SGD = "cool_momentum", "optax.sgd"
 LR = 0.01
 COMPILED = {name: shapes for name, shapes in GROWTH.items() if len(shapes) <= 100}
-MAKES = {
+MAKES: dict[str, Callable[[], Any]] = {
     OURS: lambda: cool_momentum(LR, 10**6),
     SGD: lambda: optax.sgd(LR, momentum=0.9),
     "optax.adam": lambda: optax.adam(LR),
@@ -47,7 +47,8 @@ class Run:
         start = time.perf_counter()
         lowered = jax.jit(step, donate_argnums=(0, 1)).lower(self.params, self.state, grads)
         self.compiled = lowered.compile()
-        cost, memory = self.compiled.cost_analysis(), self.compiled.memory_analysis()
+        cost: Any = self.compiled.cost_analysis()
+        memory: Any = self.compiled.memory_analysis()
         self.counts = {
             "compile seconds": time.perf_counter() - start,
             "bytes a parameter": cost["bytes accessed"] / count(grads),
@@ -57,7 +58,7 @@ class Run:
     def __call__(self) -> None:
         """One step."""
         self.params, self.state, value = self.compiled(self.params, self.state, self.grads)
-        jax.block_until_ready((self.params, value))
+        jax.block_until_ready((self.params, value))  # type: ignore[no-untyped-call]
 
 
 def count(tree: Any) -> int:

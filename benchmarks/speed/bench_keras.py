@@ -21,7 +21,7 @@ def optimizers(names: tuple[str, ...] = (OURS, SGD)) -> dict[str, Any]:
 
     from coolmomentum.keras import CoolMomentum
 
-    every = {
+    every: dict[str, Callable[[], Any]] = {
         OURS: lambda: CoolMomentum(0.01, total_steps=10**6),
         SGD: lambda: keras.optimizers.SGD(0.01, momentum=0.9),
         "keras Adam": lambda: keras.optimizers.Adam(0.01),
@@ -79,7 +79,7 @@ def _jax(optimizer: Any, variables: Any, grads: Any) -> Callable[[], object]:
 
     def turn() -> None:
         held[:] = step(held[1], grads, held[0])
-        jax.block_until_ready(held)
+        jax.block_until_ready(held)  # type: ignore[no-untyped-call]
 
     return turn
 

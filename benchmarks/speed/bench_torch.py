@@ -1,13 +1,15 @@
 """PyTorch: a step by every path, beside torch.optim and other packages, and the temperature."""
 
-import importlib
+import importlib.util
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 from benchmarks.speed.shapes import GROWTH, MODELS, Shapes
 from benchmarks.speed.turns import take_turns
@@ -82,7 +84,7 @@ def counted(step: Callable[[], object]) -> dict[str, float]:
     return {"operators": len(tops), "allocated bytes": allocated}
 
 
-def sizes(shapes: Shapes) -> dict[str, int]:
+def sizes(shapes: Shapes) -> dict[str, Any]:
     """What every benchmark says of its parameters."""
     return {"parameters": sum(map(math.prod, shapes)), "tensors": len(shapes)}
 
@@ -105,9 +107,7 @@ def test_packages(benchmark: Any, shapes: Shapes) -> None:
         if importlib.util.find_spec(package) is None:
             continue
         kind = getattr(importlib.import_module(package), name)
-        makes[f"{package}.{name}"] = lambda params, kind=kind, settings=settings: kind(
-            params, **settings
-        )
+        makes[f"{package}.{name}"] = partial(kind, **settings)
     steps = {name: optimizer(make, grads).step for name, make in makes.items()}
     take_turns(benchmark, steps, baselines=(SGD,), **sizes(shapes))
 
@@ -119,7 +119,7 @@ def test_temperature(benchmark: Any, shapes: Shapes) -> None:
     ours = optimizer(PATHS[OURS], grads)
     assert isinstance(ours, CoolMomentum)
     flat = torch.cat([grad.ravel() for grad in grads])
-    contenders = {
+    contenders: dict[str, Callable[[], object]] = {
         "temperature()": lambda: float(ours.temperature()),
         "temperatures()": lambda: [float(t) for t in ours.temperatures().values()],
         OURS: ours.step,
@@ -150,7 +150,7 @@ def test_in_the_same_pass(benchmark: Any) -> None:
     for name, function in {"compiled": step, "compiled, with its temperature": measured}.items():
         compiled = torch.compile(function, backend=compilations)
         tensors = [torch.zeros(shape), *gradients(shapes), torch.zeros(shape), rho]
-        contenders[name] = lambda f=compiled, t=tensors: f(*t)
+        contenders[name] = partial(compiled, *tensors)
         start = time.perf_counter()
         contenders[name]()
         counts[name] = {"compile seconds": time.perf_counter() - start}
@@ -166,7 +166,7 @@ def test_in_the_same_pass(benchmark: Any) -> None:
 
 def test_compiled_step(benchmark: Any) -> None:
     """torch.compile(optimizer.step): how long it compiles, how often, and what it gains."""
-    shapes = [(1000, 1000)] * 4
+    shapes: Shapes = [(1000, 1000)] * 4
     compilations = torch._dynamo.testing.CompileCounterWithBackend("inductor")
     ours = optimizer(PATHS[OURS], gradients(shapes))
     step = torch.compile(ours.step, backend=compilations)
