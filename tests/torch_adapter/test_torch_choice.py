@@ -119,15 +119,18 @@ def test_the_probe_notices_a_kernel_that_computes_something_else(monkeypatch):
     assert not _paths._kernel_works()
 
 
-def test_the_odd_one_out_goes_its_own_way(calls):
-    """What is right for the first tensors is asked of the last as well: layout and class."""
-    params = parameters(*[(2, 3, 4, 5)] * 3, dtype=torch.float32)
+@pytest.mark.parametrize(("odd", "foreach"), [("layout", [1]), ("class", [])])
+def test_the_odd_one_out_goes_its_own_way(calls, odd, foreach):
+    """What is right for the first tensor is asked of the last as well."""
+    params = parameters(*[(2, 3, 4, 5)] * 2, dtype=torch.float32)
     grads = gradients(params, 1)
     xs, _ = exact(params, grads, **COOLING)
-    grads[0][1] = grads[0][1].contiguous(memory_format=torch.channels_last)
-    params[2] = params[2].detach().as_subclass(Subclass).requires_grad_()
+    if odd == "layout":
+        grads[0][1] = grads[0][1].contiguous(memory_format=torch.channels_last)
+    else:
+        params[1] = params[1].detach().as_subclass(Subclass).requires_grad_()
     follow(params, CoolMomentum(params, **COOLING), grads)
-    assert calls == {"_fused_sgd_": [1], "_foreach_mul_": [1]}
+    assert calls == {"_fused_sgd_": [1], "_foreach_mul_": foreach}
     assert_rounded([param.as_subclass(torch.Tensor) for param in params], xs, 1)
 
 
