@@ -25,8 +25,9 @@ speed: $(VENV)/bench.stamp
 	  KERAS_BACKEND=$$backend $(SPEED)/keras-$$backend.json benchmarks/speed/bench_keras.py || exit 1; done
 	$(BIN)/python -m benchmarks.speed results/speed
 
+# Each file in one of two processes, with a thread each: a compiler's threads only wait for others.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
