@@ -60,7 +60,8 @@ def measure(driver: Driver, steps: int = STEPS) -> dict[str, float]:
     oracle = Oracle(start, 2.0**-10, cooling, DECAY)
     run = driver.make(start, oracle.lr, cooling, DECAY)
     # Keras on PyTorch has float32 in its own weight decay, which is decoupled; this is not.
-    narrow = FORMATS[driver.precision.decay_dtype].digits < FORMATS[driver.dtype].digits
+    own = driver.precision.decay_dtype or driver.dtype
+    narrow = FORMATS[own].digits < FORMATS[driver.dtype].digits
     precision = replace(driver.precision, **{"decay_dtype": driver.dtype} if narrow else {})
     bounds = [RunningBound(precision) for _ in start]
     for bound, x in zip(bounds, start, strict=True):
