@@ -5,6 +5,7 @@ table, and fails if a mistake is not caught, cannot be made any more, or the pac
 A mistake is a text that stands in the sources exactly once, and what stands there instead.
 """
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -393,8 +394,10 @@ def _run(tests: Tests, copy: Path) -> None:
     assert Path(str(coolmomentum.__file__)).parent == copy
     seen = Seen()
     # Plain, because modules that are imported already cannot be rewritten, and pytest says so.
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-k", tests.chosen]
-    status = pytest.main([str(ROOT / "tests" / tests.file), *options], plugins=[seen])
+    without = ("cacheprovider", "unraisableexception")  # the latter collects all garbage, twice
+    options = ["-x", "-q", "--assert=plain", *(f"-pno:{plugin}" for plugin in without)]
+    where = str(ROOT / "tests" / tests.file)
+    status = pytest.main([where, *options, "-k", tests.chosen], plugins=[seen])
     result = {"status": int(status), "passed": seen.passed, "failed": seen.failed}
     copy.with_name("result").write_text(json.dumps(result), encoding="utf-8")
     os._exit(0)  # what the frameworks do at the end takes time
@@ -456,6 +459,7 @@ def import_once() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     del os.environ["KERAS_BACKEND"]  # by it tests know that they are to run on Keras
+    gc.freeze()  # what children inherit is not theirs to collect
 
 
 def without_mistakes(every: list[Tests]) -> dict[tuple[str, bool], Verdict]:
