@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from benchmarks.demo._data import Epoch, Images, Settings, Start
-from benchmarks.demo._noise import predicted_rescaled_temperature
+from benchmarks.training._noise import predicted_rescaled_temperature
 from coolmomentum import CoolingSchedule, rescaled_temperature
 from coolmomentum.jax import cool_momentum, rho
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from benchmarks.demo._data import Epoch, Images, Settings, Start
-from benchmarks.demo._noise import predicted_rescaled_temperature
+from benchmarks.training._noise import predicted_rescaled_temperature
 from coolmomentum import rescaled_temperature
 from coolmomentum.tensorflow import CoolMomentum
 

@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from benchmarks.demo._data import LAYERS, Epoch, Images, Settings, Start
-from benchmarks.demo._noise import predicted_rescaled_temperature
+from benchmarks.training._noise import predicted_rescaled_temperature
 from coolmomentum import DisplacementSum
 from coolmomentum.torch import CoolMomentum
 
