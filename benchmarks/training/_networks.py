@@ -2,8 +2,7 @@
 
 Each framework builds them in its own way, from layers with these names. ResNet-20 is version 1 of
 the paper's Keras script: biases in the convolutions, projections without normalisation, 274,442
-numbers
-of which 273,066 are trained (the others are moving means and variances).
+numbers of which 273,066 are trained (the others are moving means and variances).
 """
 
 from math import prod
