@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import isfinite, nan
 
-
 from benchmarks.training._checkpoint import Checkpoint
 from benchmarks.training._networks import initial_weights
 from benchmarks.training._problem import Problem, epoch_of
