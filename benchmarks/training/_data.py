@@ -10,7 +10,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -195,11 +194,3 @@ def _cifar_batch(content: bytes) -> _Stored:
     batch = pickle.loads(content, encoding="bytes")
     pixels = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return _Stored(pixels, np.asarray(batch[b"labels"], np.int32))
-
-
-LOADERS: dict[str, Callable[..., Data]] = {
-    "digits": digits,
-    "fashion_mnist": fashion_mnist,
-    "cifar10": cifar10,
-    "simulated": simulated,
-}

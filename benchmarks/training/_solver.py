@@ -1,9 +1,10 @@
 """A benchopt solver that makes one whole run and gives back a record for each epoch.
 
 It goes round what benchopt 1.10 does otherwise. With the ``run_once`` strategy no run is cut short
-by a test of convergence, by 100 s or by 100 evaluations, or left out because it diverged. All records
-have the same columns, which benchopt cannot do without. Times are taken inside the run, after the
-device has finished, and compilations are told from steps (benchopt warms up once, whatever follows).
+by a test of convergence, by 100 s or by 100 evaluations, nor left out because it diverged. All
+records have the same columns, which benchopt cannot do without. Times are taken inside the run, after
+the device has finished, and compilations are told from steps (benchopt warms up once for a solver,
+whatever follows).
 """
 
 import platform
