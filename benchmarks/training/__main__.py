@@ -1,8 +1,8 @@
 """Tune, report and draw: ``python -m benchmarks.training CONFIG``.
 
-A config is a folder of ``configs``, with files for ``benchopt run --config``. ``tuning.yml``, if it is
-there, has the cells of every rule; ``report*.yml`` has what is reported, where "tuned" stands for what
-the tuning chooses. A run that is interrupted goes on when the same command is given again.
+A config is a folder of ``configs``, with files for ``benchopt run --config``. ``tuning.yml``, if it
+is there, has the cells of every rule; ``report*.yml`` has what is reported, where "tuned" stands
+for what the tuning chooses. An interrupted run goes on when the same command is given again.
 """
 
 import argparse
@@ -161,7 +161,7 @@ def _with_choice(cells: Config, choice: pd.DataFrame | None) -> list[Config]:
 
 
 class _Bench:
-    """Where benchopt is run: a process for each framework, because Keras has one backend in each."""
+    """Where benchopt is run: a process for each framework, as Keras has one backend in each."""
 
     def __init__(self, output: Path, for_benchopt: list[str], console: Console) -> None:
         self._output, self._for_benchopt, self._console = output, for_benchopt, console

@@ -25,6 +25,9 @@ __all__ = ["JaxTrainer"]
 CHUNK = 1000  # images that are measured at a time
 
 
+_NO_COOLING = CoolingSchedule(1, 0.0)  # one for all others, for which nothing is compiled anew
+
+
 class Static(NamedTuple):
     """What an epoch is compiled for."""
 
@@ -32,7 +35,7 @@ class Static(NamedTuple):
     decay: float  # what multiplies the sum of the squares of the convolutions' kernels
     augment: bool
     optimizer: str
-    cooling: CoolingSchedule | None  # of CoolMomentum
+    cooling: CoolingSchedule  # used by CoolMomentum only
 
 
 class JaxTrainer:
@@ -51,7 +54,7 @@ class JaxTrainer:
             rule.optimizer,
             CoolingSchedule(problem.epochs * problem.steps, settings.momentum, rule.law)
             if rule.optimizer == "coolmomentum"
-            else None,
+            else _NO_COOLING,
         )
 
     def start(self, weights: Weights) -> None:
@@ -65,7 +68,8 @@ class JaxTrainer:
     ) -> Trained:
         """Make the steps of an epoch; learning rates and momenta are one for each."""
         numbers = np.stack([learning_rates, momenta], axis=1).astype(np.float32)
-        noise = epoch.noise_batches if self._static.cooling else Batch(*(x[:0] for x in epoch[1]))
+        cools = self._static.optimizer == "coolmomentum"
+        noise = epoch.noise_batches if cools else Batch(*(x[:0] for x in epoch.noise_batches))
         self._run, trained = _epoch(
             self._run,
             self._training,
@@ -196,7 +200,7 @@ def _measure(network: Any, training: Any, held_out: Any, *, static: Static) -> A
 
     def chunk(images: Any) -> Any:
         pixels, labels = images
-        logits = static.network.apply(everything, pixels, False)
+        logits: Any = static.network.apply(everything, pixels, False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.sum(), jnp.sum(logits.argmax(axis=1) == labels)
 

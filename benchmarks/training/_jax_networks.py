@@ -54,7 +54,7 @@ class _ConvNet(nn.Module):
     def __call__(self, pixels: jax.Array, training: bool) -> jax.Array:
         x = pixels
         for name, filters in (("conv0", 16), ("conv1", 32)):
-            x = nn.max_pool(nn.relu(_conv(filters, name)(x)), (2, 2), (2, 2))
+            x = nn.max_pool(nn.relu(_conv(filters, name)(x)), (2, 2), (2, 2))  # type: ignore[no-untyped-call]
         x = nn.relu(_conv(64, "conv2")(x))
         return nn.Dense(self.classes, name="logits")(x.mean(axis=(1, 2)))
 
@@ -71,7 +71,8 @@ class _ResNet20(nn.Module):
                 epsilon=BN_EPSILON,
                 name=name,
             )
-            return layer(x)
+            normed: jax.Array = layer(x)
+            return normed
 
         x = nn.relu(norm(_conv(16, "conv")(pixels), "norm"))
         for name, filters, stride, projects in resnet_blocks():

@@ -71,9 +71,8 @@ class KerasTrainer:
             ops.convert_to_tensor(steps[3]),
             Batch(*map(ops.convert_to_tensor, noise)) if estimates else None,
         )
-        return Trained(
-            *map(float, ops.convert_to_numpy(seen)), float(predicted) if estimates else np.nan
-        )
+        loss, own, with_statistics = map(float, ops.convert_to_numpy(seen))
+        return Trained(loss, own, with_statistics, float(predicted) if estimates else np.nan)
 
     def measure(self) -> Measured:
         """Measure the network as it is."""
@@ -139,8 +138,8 @@ def _optimizer(problem: Problem, settings: Settings) -> Any:
 
 def _predicted(one: Any, other: Any, numbers: Any) -> Any:
     """By Eq. 19, from two gradients, learning rate and rho."""
-    vectors = (ops.concatenate([ops.reshape(x, (-1,)) for x in g]) for g in (one, other))
-    return predicted_rescaled_temperature(*vectors, numbers[0], numbers[1], xp=ops)
+    first, second = (ops.concatenate([ops.reshape(x, (-1,)) for x in g]) for g in (one, other))
+    return predicted_rescaled_temperature(first, second, numbers[0], numbers[1], xp=ops)
 
 
 def _in_place(trainer: KerasTrainer, gradients: Callable[[Batch], tuple[Any, Any]]) -> Any:
@@ -258,7 +257,7 @@ def _jax(trainer: KerasTrainer) -> Any:
         predicted = np.nan
         if noise_batch is not None:
             first = Batch(*(x[0] for x in batches))
-            one, other = (gradients(*run[:2], batch)[0] for batch in (first, noise_batch))
+            one, other = (gradients(run[0], run[1], batch)[0] for batch in (first, noise_batch))
             predicted = _predicted(one, other, numbers[0])
         run, seen = jax.lax.scan(step, run, (batches, numbers))
         return run, (seen.mean(axis=0), predicted)

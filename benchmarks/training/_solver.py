@@ -2,9 +2,9 @@
 
 It goes round what benchopt 1.10 does otherwise. With the ``run_once`` strategy no run is cut short
 by a test of convergence, by 100 s or by 100 evaluations, nor left out because it diverged. All
-records have the same columns, which benchopt cannot do without. Times are taken inside the run, after
-the device has finished, and compilations are told from steps (benchopt warms up once for a solver,
-whatever follows).
+records have the same columns, which benchopt cannot do without. Times are taken inside the run,
+after the device has finished, and compilations are told from steps (benchopt warms up once for a
+solver, whatever follows).
 """
 
 import platform

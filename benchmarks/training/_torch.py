@@ -100,8 +100,8 @@ class TorchTrainer:
     def restore(self, state: bytes) -> None:
         """Go on from there, after ``start``."""
         states = torch.load(io.BytesIO(state), map_location=self._device, weights_only=True)
-        for part, its in zip((self._model, self._optimizer), states, strict=True):
-            part.load_state_dict(its)
+        self._model.load_state_dict(states[0])
+        self._optimizer.load_state_dict(states[1])
 
     def _to_device(self, images: Images) -> tuple[Tensor, Tensor]:
         pixels, labels = (torch.from_numpy(x).to(self._device) for x in images)
@@ -163,7 +163,9 @@ class TorchTrainer:
     def _loss_and_accuracy(self, pixels: Tensor, labels: Tensor) -> tuple[float, float]:
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         right = torch.zeros((), dtype=torch.int64, device=self._device)
-        for some, theirs in zip(pixels.split(CHUNK), labels.split(CHUNK), strict=True):
+        for some, theirs in zip(
+            torch.split(pixels, CHUNK), torch.split(labels, CHUNK), strict=True
+        ):
             logits = self._model(some)
             loss += cross_entropy(logits, theirs, reduction="sum")
             right += (logits.argmax(dim=1) == theirs).sum()

@@ -39,24 +39,26 @@ def load(model: Network, weights: Weights) -> None:
         for name, layer in model.layers.items():
             if isinstance(layer, _Norm):
                 layer.reset_running_stats()
-            kernel = weights[name].get("kernel", weights[name].get("scale"))
-            # (height, width, in, out) to (out, in, height, width), and (in, out) to (out, in)
-            axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[kernel.ndim]
-            layer.weight.copy_(torch.from_numpy(kernel.transpose(axes).copy()))
-            layer.bias.copy_(torch.from_numpy(weights[name]["bias"]))
+            for parameter, value in zip(layer.parameters(), weights[name].values(), strict=True):
+                # (height, width, in, out) to (out, in, height, width), and (in, out) to (out, in)
+                axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim]
+                parameter.copy_(torch.from_numpy(value.transpose(axes).copy()))
 
 
 def _layer(kind: str, size: tuple[int, ...]) -> nn.Module:
     if kind == "dense":
-        return nn.Linear(*size)
+        return nn.Linear(size[0], size[1])
     if kind == "norm":
-        return _Norm(*size)
+        return _Norm(size[0])
     height, _, inputs, outputs = size
     return nn.Conv2d(inputs, outputs, height)
 
 
 class _Norm(nn.BatchNorm2d):
     """Batch normalisation whose moving variance is that of TensorFlow: not divided by n - 1."""
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=BN_EPSILON, momentum=1 - BN_MOMENTUM)
