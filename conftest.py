@@ -12,3 +12,4 @@ pytest_collect_file = Sybil(
 # A process has one Keras backend: tests/test_keras_backends.py runs these with each.
 if "KERAS_BACKEND" not in os.environ:
     collect_ignore = ["coolmomentum/keras", "coolmomentum/tensorflow", "docs/keras.md"]
+    collect_ignore_glob = ["benchmarks/training/_keras*.py"]

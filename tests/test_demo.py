@@ -24,8 +24,8 @@ from benchmarks.demo._data import (
     digits,
     start,
 )
-from benchmarks.training._noise import gradient_noise, predicted_rescaled_temperature
 from benchmarks.demo._summary import best_lr, half_width, paired_differences, summarise
+from benchmarks.training._noise import gradient_noise, predicted_rescaled_temperature
 from coolmomentum import CoolingSchedule, adiabatic_rho0, largest_adiabaticity
 from coolmomentum.torch import CoolMomentum
 
