@@ -4,10 +4,26 @@ FRAMEWORKS ?= torch jax tensorflow
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo figures agreement mutants speed test lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.demo --frameworks $(FRAMEWORKS) --output results/demo
+
+# Those of README and docs; they are committed.
+figures: $(VENV)/demo.stamp
+	$(BIN)/python -m benchmarks.figures
+
+# Half an hour's quiet on the machine is worth more than more rounds. Keras has one backend a process.
+SPEED = OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
+  XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
+  $(BIN)/python -m pytest -q --benchmark-columns=median --benchmark-json=results/speed
+speed: $(VENV)/bench.stamp
+	mkdir -p results/speed
+	$(SPEED)/torch.json benchmarks/speed/bench_torch.py
+	$(SPEED)/jax.json benchmarks/speed/bench_jax.py
+	for backend in tensorflow jax torch; do \
+	  KERAS_BACKEND=$$backend $(SPEED)/keras-$$backend.json benchmarks/speed/bench_keras.py || exit 1; done
+	$(BIN)/python -m benchmarks.speed results/speed
 
 test: lint
 	$(BIN)/python -m pytest
@@ -18,6 +34,14 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/pre-commit validate-config
 	$(BIN)/check-symlinks coolmomentum/*
+
+# Measures every path against the float64 reference and writes docs/agreement.md.
+agreement: $(VENV)/dev.stamp
+	$(BIN)/python tests/contract/agreement.py
+
+# Puts mistakes into copies of the package and shows that the tests catch each; a part of `make test`.
+mutants: $(VENV)/dev.stamp
+	$(BIN)/python tests/mutants.py
 
 clean:
 	rm -rf $(VENV) results

@@ -9,7 +9,11 @@ pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"]
 ).pytest()
 
+# Its blocks write files and need packages of their own: tests/test_logging_recipes.py runs them.
+collect_ignore = ["docs/logging.md"]
+
 # A process has one Keras backend: tests/test_keras_backends.py runs these with each.
 if "KERAS_BACKEND" not in os.environ:
-    collect_ignore = ["coolmomentum/keras", "coolmomentum/tensorflow", "docs/keras.md"]
+    collect_ignore += ["coolmomentum/keras", "coolmomentum/tensorflow"]
+    collect_ignore += ["docs/keras.md", "docs/checkpoints.md"]
     collect_ignore_glob = ["benchmarks/training/_keras*.py"]

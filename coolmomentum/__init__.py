@@ -46,6 +46,7 @@ from coolmomentum.schedules import (
 from coolmomentum.temperature import (
     DisplacementSum,
     coordinates,
+    inner_product,
     rescaled_temperature,
     squared_norm,
     temperature,
@@ -76,6 +77,7 @@ __all__ = [
     "effective_learning_rate",
     "friction_from_rho",
     "from_temperature",
+    "inner_product",
     "langevin_step",
     "largest_adiabaticity",
     "learning_rate_from_sgd",

@@ -8,16 +8,21 @@ import re
 from typing import Any, TypeGuard
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 Array = Any  # an array of any array-API namespace, traced or not
 Scalar = Any  # a Python number or a 0-d (or broadcastable) array
 DType = Any  # a dtype of the namespace in hand
 
 
+# Made once: an optimizer asks this several times in each step.
+_NUMBERS = int | float
+_NO_NUMBERS = bool | np.generic
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether ``value`` is a Python number (a NumPy scalar is an array, a bool is neither)."""
-    return isinstance(value, int | float) and not isinstance(value, bool | np.generic)
+    return isinstance(value, _NUMBERS) and not isinstance(value, _NO_NUMBERS)
 
 
 def namespace(*values: object) -> Any:
@@ -34,6 +39,18 @@ def as_array(value: Scalar, xp: Any) -> Array:
 def astype(x: Array, dtype: DType, xp: Any) -> Array:
     """``x`` in another dtype; ``keras.ops`` spells it ``cast``."""
     return xp.astype(x, dtype) if hasattr(xp, "astype") else xp.cast(x, dtype)
+
+
+def array_like(values: list[float], like: Array, xp: Any) -> Array:
+    """Numbers as an array of the dtype and the device of another."""
+    if not hasattr(xp, "asarray"):
+        return xp.convert_to_tensor(values, dtype=like.dtype)
+    return xp.asarray(values, dtype=like.dtype, device=device(like))
+
+
+def concat(arrays: list[Array], xp: Any) -> Array:
+    """Arrays one after another; ``keras.ops`` says ``concatenate``."""
+    return xp.concat(arrays) if hasattr(xp, "concat") else xp.concatenate(arrays)
 
 
 def is_kind(x: Array, kind: str, xp: Any) -> bool:

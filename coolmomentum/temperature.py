@@ -18,6 +18,7 @@ from coolmomentum._arrays import Array, Scalar, is_kind, is_number, namespace, w
 __all__ = [
     "DisplacementSum",
     "coordinates",
+    "inner_product",
     "rescaled_temperature",
     "squared_norm",
     "temperature",
@@ -189,7 +190,12 @@ def three_point_temperature(
     _check_learning_rate(learning_rate)
     pairs = zip(_as_list(previous), _as_list(displacements), strict=True)
     both = [_wide(last, xp) + _wide(this, xp) for last, this in pairs]
-    return rescaled_temperature(both, xp=xp) / (2 * learning_rate * (1 + rho))
+    return rescaled_temperature(both, xp=xp) / three_point_scale(learning_rate, rho)
+
+
+def three_point_scale(learning_rate: Scalar, rho: Scalar) -> Scalar:
+    """What turns ``(x_{n+1} - x_{n-1})**2`` into a temperature: ``4 dt**2 (1 + rho) / 2``."""
+    return 2 * learning_rate * (1 + rho)
 
 
 def squared_norm(x: Array, *, xp: Any = None) -> Scalar:
@@ -216,6 +222,31 @@ def squared_norm(x: Array, *, xp: Any = None) -> Scalar:
         return xp.sum(xp.real(x) ** 2 + xp.imag(x) ** 2)
     x = wide(x, xp)
     return xp.sum(x * x)
+
+
+def inner_product(x: Array, y: Array, *, xp: Any = None) -> Scalar:
+    """Sum of the products of coordinates of two arrays, accumulated as in :func:`squared_norm`.
+
+    Parameters
+    ----------
+    x, y : real or complex floating arrays of the same shape.
+    xp : array namespace, if it is not to be found out.
+
+    Returns
+    -------
+    0-d array, float32 or better (a Python float for Python numbers)
+
+    Examples
+    --------
+    >>> inner_product(-3.0, 2.0)
+    -6.0
+    """
+    xp = xp or namespace(x, y)
+    if xp is math:
+        return x * y
+    if _is_complex(x, xp):
+        return xp.sum(xp.real(x) * xp.real(y) + xp.imag(x) * xp.imag(y))
+    return xp.sum(wide(x, xp) * wide(y, xp))
 
 
 def coordinates(x: Array, *, xp: Any = None) -> int:

@@ -1,5 +1,6 @@
 """Fixtures and settings that every test shares."""
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -11,8 +12,10 @@ from libraries import LIBRARIES, Library
 # They need eight devices, which test_jax_sharding.py gives them in a process of their own.
 collect_ignore_glob = ["*_on_eight_devices.py"]
 
+# Chosen by HYPOTHESIS_PROFILE or by pytest's --hypothesis-profile; see CONTRIBUTING.md.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("repeatable")
+hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(params=LIBRARIES, ids=lambda library: library.name)

@@ -11,15 +11,25 @@ import pytest
 import coolmomentum
 
 PACKAGE = Path(coolmomentum.__file__).parent
-CORE = ("_arrays", "_check", "_defaults", "langevin", "schedules", "temperature", "update")
-FRAMEWORKS = ("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras")
+CORE = (
+    *("_arrays", "_check", "_defaults"),
+    *("langevin", "schedules", "temperature", "thermometer", "update"),
+)
+FRAMEWORKS = (
+    *("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras"),
+    *("matplotlib", "safetensors"),
+)
+# Beside the core: modules that need one library more.
+OPTIONAL = {"plot": "matplotlib", "checkpoint": "safetensors"}
 ADAPTERS = ("numpy", "torch", "keras", "tensorflow", "jax")
 
 
-@pytest.mark.parametrize("module", ["coolmomentum", "coolmomentum.numpy"])
+@pytest.mark.parametrize("module", ["coolmomentum", "coolmomentum.numpy", "coolmomentum.plot"])
 def test_importing_loads_no_framework_and_says_nothing(module):
     """A fresh process that imports it loads no framework, prints nothing and warns of nothing."""
-    program = f"import sys, {module}; print(sorted({set(FRAMEWORKS)} & set(sys.modules)))"
+    asked_for = {OPTIONAL[name] for name in OPTIONAL if module == f"coolmomentum.{name}"}
+    others = set(FRAMEWORKS) - asked_for
+    program = f"import sys, {module}; print(sorted({others} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=PACKAGE.parent,
@@ -41,16 +51,20 @@ def imports(source: Path) -> set[str]:
 
 def test_the_list_of_core_modules_is_complete():
     """A new module of the core is tested here as well."""
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *CORE}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *CORE, *OPTIONAL}
 
 
-@pytest.mark.parametrize("module", ["__init__", *CORE])
+@pytest.mark.parametrize("module", ["__init__", *CORE, *OPTIONAL])
 def test_the_core_imports_itself_numpy_and_the_compatibility_layer(module):
-    """No source of the core names a framework or an adapter, not even inside a function."""
+    """No source of the core names a framework or an adapter, not even inside a function.
+
+    Nor does it name an optional module, which may name the one library that it needs.
+    """
+    allowed = {"coolmomentum", "numpy", "array_api_compat", OPTIONAL.get(module)}
     for name in imports(PACKAGE / f"{module}.py"):
         top, _, rest = name.partition(".")
-        assert top in {"coolmomentum", "numpy", "array_api_compat"} | sys.stdlib_module_names
-        assert top != "coolmomentum" or rest.partition(".")[0] not in ADAPTERS
+        assert top in allowed | sys.stdlib_module_names
+        assert top != "coolmomentum" or rest.partition(".")[0] not in {*ADAPTERS, *OPTIONAL}
 
 
 @pytest.mark.parametrize("name", ["langevin", "schedules", "temperature", "update"])

@@ -186,15 +186,6 @@ def test_schedules_of_the_user_equal_the_oracle_with_them(schedule):
     np.testing.assert_allclose(state.displacement, exact[1], rtol=0, atol=1e-14)
 
 
-@double()
-def test_constant_rho_is_optax_sgd():
-    """With rho = m it is optax.sgd of rate lr (1 + m) / 2 and momentum m."""
-    gradients = np.random.default_rng(4).standard_normal((60, 5))
-    ours = walk(cool_momentum(0.1, 1, 0.9, schedule="constant"), jnp.ones(5), gradients)
-    theirs = walk(optax.sgd(0.1 * 1.9 / 2, momentum=0.9), jnp.ones(5), gradients)
-    np.testing.assert_allclose(ours[-1][0], theirs[-1][0], rtol=0, atol=1e-13)
-
-
 def test_after_the_last_step_it_is_sgd_with_half_the_rate():
     """The displacement is forgotten, exactly."""
     tx = cool_momentum(0.5, 3)

@@ -12,19 +12,26 @@ import coolmomentum
 
 TESTS = Path(__file__).parent / "keras_adapter"
 PACKAGE = Path(coolmomentum.__file__).parent
-CONTRACT = Path(__file__).parent / "contract" / "test_contract.py"
-PAGE = Path(__file__).parents[1] / "docs" / "keras.md"
+CONTRACT = [
+    Path(__file__).parent / "contract" / f"test_{name}.py"
+    for name in ("contract", "neutral", "agreement")
+]
+PAGES = [Path(__file__).parents[1] / "docs" / f"{name}.md" for name in ("keras", "checkpoints")]
 FOLDERS = {
-    "tensorflow": [TESTS, CONTRACT, PAGE, PACKAGE / "keras", PACKAGE / "tensorflow"],
-    "jax": [TESTS, CONTRACT, PAGE, PACKAGE / "keras"],
-    "torch": [TESTS, CONTRACT, PAGE, PACKAGE / "keras"],
+    backend: [TESTS, *CONTRACT, *PAGES, PACKAGE / "keras"]
+    for backend in ("tensorflow", "jax", "torch")
 }
+FOLDERS["tensorflow"].append(PACKAGE / "tensorflow")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict]:
     """A process for each backend, which run side by side, and the file that it writes to."""
     folder = tmp_path_factory.mktemp("keras")
+    name = request.config.getoption("--hypothesis-profile")
+    profile = {"HYPOTHESIS_PROFILE": name} if name else {}
     runs = {}
     for backend, folders in FOLDERS.items():
         with (folder / backend).open("w") as output:
@@ -39,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
                     *map(str, folders),
                 ],
                 cwd=PACKAGE.parent,
-                env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+                env=os.environ | profile | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -101,10 +101,15 @@ def test_wheel_works_with_numpy_alone(empty_python, tmp_path):
 
 @pytest.mark.parametrize(
     ("adapter", "framework"),
-    [("torch", "PyTorch"), ("keras", "Keras 3"), ("tensorflow", "TensorFlow and Keras 3")],
+    [
+        ("torch", "PyTorch"),
+        ("keras", "Keras 3"),
+        ("tensorflow", "TensorFlow and Keras 3"),
+        ("plot", "Matplotlib"),
+    ],
 )
 def test_a_missing_framework_is_named_with_its_extra(empty_python, tmp_path, adapter, framework):
-    """Importing an adapter without its framework gives one line that says what to install."""
+    """Importing a module without what it needs gives one line that says what to install."""
     command = [str(empty_python), "-c", f"import coolmomentum.{adapter}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == (
@@ -125,7 +130,9 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "distributed",
         "compile",
         "demo",
+        "figures",
         "keras",
+        "logging",
     ]  # they test the checkout, or take long
     ignored = [f"--ignore-glob=*test_*{name}*" for name in skipped]
     (tmp_path / "conftest.py").write_text(

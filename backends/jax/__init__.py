@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
         'coolmomentum.jax needs JAX and optax: pip install "coolmomentum[jax]"'
     ) from None
 
+from coolmomentum.jax._neutral import load_neutral_state, neutral_state
 from coolmomentum.jax._readings import (
     per_leaf,
     rescaled_temperature,
@@ -17,14 +18,30 @@ from coolmomentum.jax._readings import (
     step_size,
     temperature,
 )
+from coolmomentum.jax._thermometer import (
+    AdamThermometerState,
+    ThermometerState,
+    adam_thermometer,
+    read,
+    reset,
+    thermometer,
+)
 from coolmomentum.jax._transform import CoolMomentumState, cool_momentum
 
 __all__ = [
+    "AdamThermometerState",
     "CoolMomentumState",
+    "ThermometerState",
+    "adam_thermometer",
     "cool_momentum",
+    "load_neutral_state",
+    "neutral_state",
     "per_leaf",
+    "read",
     "rescaled_temperature",
+    "reset",
     "rho",
     "step_size",
     "temperature",
+    "thermometer",
 ]

@@ -216,7 +216,7 @@ def per_leaf(
 
     trees = [
         jax.tree.map(functools.partial(read, state.count), state.displacement)
-        for state in _states(opt_state)
+        for state in states_of(opt_state)
     ]
     try:
         return functools.reduce(_overlaid, trees)
@@ -227,7 +227,8 @@ def per_leaf(
         ) from error
 
 
-def _states(opt_state: optax.OptState) -> list[CoolMomentumState]:
+def states_of(opt_state: optax.OptState) -> list[CoolMomentumState]:
+    """Every CoolMomentum state in the state of an optimizer, of which there is one at least."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
     states = [node for node in nodes if isinstance(node, CoolMomentumState)]
     if not states:
@@ -242,7 +243,7 @@ def _pooled(
     opt_state: optax.OptState, read: Reading, axis_name: AxisName | None = None
 ) -> jax.Array:
     """Mean of the readings of the states, each weighted by its coordinates."""
-    states = _states(opt_state)
+    states = states_of(opt_state)
     first, *others = [read(state) for state in states]
     if not others:
         return first
@@ -267,24 +268,26 @@ def _sum(state: CoolMomentumState, axis_name: AxisName | None) -> DisplacementSu
 def _global_sum(displacement: jax.Array, axis_name: AxisName | None) -> DisplacementSum:
     """The sum over all shards of one displacement."""
     local = DisplacementSum().add(displacement, xp=jnp)
-    axes = _axes(displacement, axis_name)
+    axes = axes_of(displacement, axis_name)
     if axes == ():
         return local
     total = lax.psum(local.sum_of_squares, axes)  # type: ignore[no-untyped-call]  # JAX has no types here
-    return DisplacementSum(total, local.coordinates * _shards(axes), local.steps)
+    return DisplacementSum(total, local.coordinates * shards(axes), local.steps)
 
 
 def _coordinates(state: CoolMomentumState, axis_name: AxisName | None) -> int:
     """Coordinates of all shards, known from shapes alone."""
-    return sum(coordinates(dx, xp=jnp) * _shards(_axes(dx, axis_name)) for dx in _walking(state))
+    return sum(coordinates(dx, xp=jnp) * shards(axes_of(dx, axis_name)) for dx in _walking(state))
 
 
-def _shards(axes: Any) -> int:
+def shards(axes: Any) -> int:
+    """Into how many parts."""
     shards: int = lax.psum(1, axes)  # type: ignore[no-untyped-call]  # nor here; an int
     return shards
 
 
-def _axes(displacement: jax.Array, axis_name: AxisName | None) -> Any:
+def axes_of(displacement: jax.Array, axis_name: AxisName | None) -> Any:
+    """Mapped axes along which a displacement is split."""
     return _varying_axes(displacement) if axis_name is None else axis_name
 
 

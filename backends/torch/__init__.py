@@ -1,4 +1,4 @@
-"""CoolMomentum for PyTorch, as a ``torch.optim.Optimizer``."""
+"""CoolMomentum for PyTorch, as a ``torch.optim.Optimizer``, and a thermometer for any of them."""
 
 try:
     import torch as _torch  # noqa: F401  # only to say which extra is missing
@@ -9,6 +9,8 @@ except ModuleNotFoundError as error:
         'coolmomentum.torch needs PyTorch: pip install "coolmomentum[torch]"'
     ) from None
 
+from coolmomentum.torch._neutral import load_neutral_state, neutral_state
 from coolmomentum.torch._optimizer import CoolMomentum
+from coolmomentum.torch._thermometer import Thermometer
 
-__all__ = ["CoolMomentum"]
+__all__ = ["CoolMomentum", "Thermometer", "load_neutral_state", "neutral_state"]

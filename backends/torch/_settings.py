@@ -98,3 +98,10 @@ def check_fused(params: list[Tensor]) -> None:
 def displacement_dtype(param: Tensor, group: Group) -> torch.dtype:
     wanted = group["displacement_dtype"]
     return param.dtype if wanted is None else torch.promote_types(param.dtype, wanted)
+
+
+def at_rest(param: Tensor, group: Group) -> Tensor:
+    """The displacement of a parameter that has not moved, in its memory layout."""
+    return torch.zeros_like(
+        param, dtype=displacement_dtype(param, group), memory_format=torch.preserve_format
+    )

@@ -1,6 +1,6 @@
-"""Sums of squares of tensors, which the temperature is read from, whole or sharded."""
+"""Sums of squares and products of tensors, which temperatures are read from, whole or sharded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,9 @@ from torch import Tensor
 from coolmomentum.torch._paths import local
 
 _CPU = torch.device("cpu")
-_CHUNK = 2**16  # elements; the error of a float32 dot grows with its length
+# Elements. The error of a float32 dot grows with its length; of 2**18 it is below 1e-6.
+_CHUNK = 2**18
+_SMALL = 2**14  # up to here a call for each costs more than a copy of all into one
 
 
 def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
@@ -24,32 +26,103 @@ def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     float64 tensor (float32 on MPS) of shape (len(tensors),), without having waited for it, on the
     first accelerator that one of them is on, else on the CPU
     """
-    if not tensors:
-        return torch.zeros(0, dtype=torch.float64)
-    device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), _CPU)
-    sums = torch.stack([_sum_of_squares(local(tensor)).to(device) for tensor in tensors])
+    here = ([(tensor, tensor)] for tensor in map(real_part_here, tensors))
+    return sums_of_products(tensors, here, width=1)[:, 0]
+
+
+def sums_of_products(
+    tensors: Sequence[Tensor], pairs: Iterable[Iterable[tuple[Tensor, Tensor]]], *, width: int
+) -> Tensor:
+    """Sums of products of coordinates, global where the tensors that they belong to are sharded.
+
+    Parameters
+    ----------
+    tensors : what the rows belong to; their devices and shardings count, not their values.
+    pairs : for each of these the pairs of real plain tensors to multiply, which may be made on the
+        way: only those of one tensor are alive at a time.
+    width : pairs for each.
+
+    Returns
+    -------
+    as :func:`sums_of_squares`, of shape (len(tensors), width)
+    """
+    device = device_of(tensors)
+    rows = [torch.stack([_dot(a, b) for a, b in row]).to(device) for row in pairs]
+    if not rows:
+        return torch.zeros(0, width, dtype=torch.float64)
+    sums = torch.stack(rows)
     for index, mesh_sums in _reduced(tensors, sums):
         sums = sums.index_copy(0, torch.tensor(index, device=device), mesh_sums)
     return sums
 
 
-def _sum_of_squares(tensor: Tensor) -> Tensor:
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    if tensor.device.type != "cpu":
-        norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float32)
-        return norm.to(_sum_dtype(norm)).square()
+def pooled_sums_of_squares(lists: Sequence[Sequence[Tensor]]) -> Tensor:
+    """For each list the sum of its :func:`sums_of_squares`, in few calls for many small tensors.
+
+    Parameters
+    ----------
+    lists : of tensors, as there.
+
+    Returns
+    -------
+    as there, of shape (len(lists),)
+    """
+    if all([type(x) is Tensor and x.is_cpu and x.dtype == torch.float32 for y in lists for x in y]):
+        return torch.stack([_pooled_here(tensors) for tensors in lists])
+    sums = sums_of_squares([tensor for tensors in lists for tensor in tensors])
+    parts = torch.split(sums, [len(tensors) for tensors in lists])
+    return torch.stack([part.sum() for part in parts])
+
+
+def _pooled_here(tensors: Sequence[Tensor]) -> Tensor:
+    """Sum of squares of float32 tensors on the CPU."""
+    total = torch.zeros((), dtype=torch.float64)
+    long = [tensor.reshape(-1) for tensor in tensors if tensor.numel() > _SMALL]
+    if short := [tensor for tensor in tensors if tensor.numel() <= _SMALL]:
+        long.append(torch.cat([tensor.reshape(-1) for tensor in short]))
+    if chunks := [chunk for tensor in long for chunk in torch.split(tensor, _CHUNK)]:
+        total += torch.stack([torch.dot(x, x) for x in chunks]).sum(dtype=torch.float64)
+    return total
+
+
+def device_of(tensors: Sequence[Tensor]) -> torch.device:
+    """Where their sums are made: the first accelerator that one of them is on, else the CPU."""
+    return next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), _CPU)
+
+
+def real_part_here(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process has, without its graph, complex numbers as two."""
+    tensor = local(tensor).detach()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products of two real tensors, a 0-d tensor."""
+    if a.device.type != "cpu":
+        if a is not b:
+            return (wide(a) * wide(b)).sum().to(sum_dtype(a))
+        norm: Tensor = torch.linalg.vector_norm(a, dtype=torch.float32)
+        return norm.to(sum_dtype(norm)).square()
     # One float32 dot or norm of 25 million elements is wrong by 1e-4 to 3e-3 here, and sum(x * x)
     # is seven times slower, for its temporary.
-    flat = tensor.detach().reshape(-1)
-    flat = flat if flat.dtype == torch.float64 else flat.float()
-    if flat.numel() <= _CHUNK:
-        return torch.dot(flat, flat).double()
-    parts = [torch.dot(chunk, chunk) for chunk in torch.split(flat, _CHUNK)]
+    a, b = (_flat(a),) * 2 if a is b else (_flat(a), _flat(b))
+    if a.numel() <= _CHUNK:
+        return torch.dot(a, b).double()
+    parts = [torch.dot(*ab) for ab in zip(*(torch.split(x, _CHUNK) for x in (a, b)), strict=True)]
     return torch.stack(parts).sum(dtype=torch.float64)
 
 
-def _sum_dtype(tensor: Tensor) -> torch.dtype:
+def _flat(tensor: Tensor) -> Tensor:
+    return wide(tensor.reshape(-1))
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """A real tensor in float32 or float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def sum_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype of sums that are made on the device of a tensor."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 

@@ -1,13 +1,15 @@
 """The paths of the Keras adapter for the contract suite, on the backend of this process."""
 
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
+from bounds import numpy_dtype
+from drivers import Driver, Pool
 from keras import ops
 
-from coolmomentum import CoolingSchedule
 from coolmomentum.keras import CoolMomentum
 
 BACKEND = keras.backend.backend()
@@ -18,67 +20,133 @@ if BACKEND == "jax":
 
 
 @dataclass
-class Keras:
+class Keras(Driver):
     """A path of the Keras adapter: eager, or compiled by the backend."""
 
     dtype: str
-    lr_roundoff = 2.0**-24  # Keras keeps the learning rate in float32 whatever the variables
     compiled: str = ""  # how: "graph" or "xla" with TensorFlow, "jit" with JAX
+    pool: Pool = field(default_factory=Pool)
+    flushes: ClassVar = BACKEND != "torch"
+    maximize: ClassVar = False
 
-    def make(self, params, lr: float, cooling: CoolingSchedule, decay: float) -> "KerasRun":
-        """A run from ``params``; the driver adds coupled weight decay to the gradient."""
-        return KerasRun(self, [_variable(x, self.dtype) for x in params], lr, cooling, decay)
+    def __post_init__(self):
+        self.programs = 2 if self.compiled else 0
+        self.fixed_shapes = bool(self.compiled) or BACKEND == "jax"
+
+    @property
+    def decay_dtype(self):
+        # By Keras, which on PyTorch forms 1 - lr w from its learning rate, and that is float32.
+        return "float32" if BACKEND == "torch" and self.dtype == "float64" else self.dtype
+
+    @property
+    def lacks(self):
+        lacks = {"add": "Keras' optimizers are built for their variables once"}
+        if BACKEND == "jax" and not self.compiled:
+            lacks["skip"] = "Keras' loss scaler does not run there outside a stateless step"
+        return lacks
+
+    def x64(self):
+        """Keras has float64 on JAX where JAX has it."""
+        return jax.enable_x64(self.dtype == "float64") if BACKEND == "jax" else _as_it_is
+
+    def make(self, params, lr, cooling, decay, decoupled=False, maximize=False):
+        assert not maximize
+        return KerasRun(self, params, lr, cooling, decay, decoupled)
+
+    def momentum_sgd(self, params, gradients, lr, momentum, decay):
+        with self.x64():
+            variables = [_variable(x, self.dtype) for x in params]
+            sgd = keras.optimizers.SGD(lr, momentum)
+            for step in gradients:
+                values = [ops.convert_to_numpy(v) for v in variables]
+                step = [g + decay * x for g, x in zip(step, values, strict=True)]
+                sgd.apply([_tensor(g, self.dtype) for g in step], variables)
+            return [ops.convert_to_numpy(v).astype(np.float64) for v in variables]
+
+
+_as_it_is = contextlib.nullcontext()
+
+
+def _tensor(x, dtype):
+    return ops.convert_to_tensor(np.asarray(x).astype(numpy_dtype(dtype)), dtype=dtype)
 
 
 def _variable(x, dtype):
-    return keras.Variable(np.asarray(x, dtype), dtype=dtype)
+    return keras.Variable(_tensor(x, dtype), dtype=dtype)
 
 
-class KerasRun:
-    """A run of CoolMomentum for Keras, in the loss scaler that mixed precision puts around it."""
+class _Program:
+    """An optimizer with its variables and the functions that step it."""
 
-    def __init__(self, driver, variables, lr, cooling, decay):
-        self.driver, self.variables, self.lr = driver, variables, lr
-        self.cooling, self.decay = cooling, decay
-        self.optimizer = CoolMomentum(lr, schedule=cooling)
-        self.scaler = keras.optimizers.LossScaleOptimizer(self.optimizer, initial_scale=1.0)
-        self.scaler.build(variables)
-        self.apply: Any = self._compiled()
+    def __init__(self, driver, params, cooling, weight_decay):
+        self.variables = [_variable(x, driver.dtype) for x in params]
+        self.optimizer = CoolMomentum(0.125, schedule=cooling, weight_decay=weight_decay)
+        self.optimizer.build(self.variables)
+        # What mixed precision puts around it; here only to skip steps.
+        self.scaler = keras.optimizers.LossScaleOptimizer(self.optimizer)
+        self.scaler.build(self.variables)
+        self.take = self._compiled(self.optimizer, driver.compiled)
+        self.skip = self._compiled(self.scaler, "jit" if driver.compiled == "jit" else "")
 
-    def _compiled(self):
-        if self.driver.compiled in ("graph", "xla"):
+    def _compiled(self, optimizer, how):
+        if how in ("graph", "xla"):
             return tf.function(
-                lambda gradients: self.scaler.apply(gradients, self.variables),
-                jit_compile=self.driver.compiled == "xla",
+                lambda gradients: optimizer.apply(gradients, self.variables),
+                jit_compile=how == "xla",
             )
-        if self.driver.compiled == "jit":
-            stateless = jax.jit(self.scaler.stateless_apply)
+        if how == "jit":
+            stateless = jax.jit(optimizer.stateless_apply)
 
             def apply(gradients):
-                own = self.scaler.variables
+                own = optimizer.variables
                 values = [v.value for v in own], gradients, [v.value for v in self.variables]
                 new, state = stateless(*values)
                 for variable, value in zip([*self.variables, *own], [*new, *state], strict=True):
                     variable.assign(value)
 
             return apply
-        return lambda gradients: self.scaler.apply(gradients, self.variables)
+        return lambda gradients: optimizer.apply(gradients, self.variables)
+
+    def start(self, params, lr):
+        """As new, but for what is compiled."""
+        for variable, x in zip(self.variables, params, strict=True):
+            variable.assign(_tensor(x, variable.dtype))
+        for variable in self.optimizer.variables:
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
+        self.optimizer.learning_rate = lr
+
+
+class KerasRun:
+    """A run of CoolMomentum for Keras; coupled weight decay comes in its gradients."""
+
+    def __init__(self, driver, params, lr, cooling, decay, decoupled):
+        self.driver, self.lr = driver, lr
+        self.cooling, self.decay, self.decoupled = cooling, decay, decoupled
+        weight_decay = decay if decay and decoupled else None
+        with driver.x64():
+
+            def make():
+                return _Program(driver, params, cooling, weight_decay)
+
+            if driver.compiled:
+                key = (tuple(x.shape for x in params), cooling, weight_decay)
+                self.program = driver.pool.take(self, key, make)
+            else:
+                self.program = make()
+            self.program.start(params, lr)
+        self.optimizer = self.program.optimizer
 
     def step(self, gradients):
-        self.optimizer.learning_rate = self.lr
-        self._feed(gradients)
+        decay = 0.0 if self.decoupled else self.decay
+        gradients = [g + decay * x for g, x in zip(gradients, self.params(), strict=True)]
+        with self.driver.x64():
+            self.optimizer.learning_rate = self.lr
+            self.program.take([_tensor(g, self.driver.dtype) for g in gradients])
 
     def skip(self):
-        self._feed([np.full(tuple(v.shape), np.inf) for v in self.variables])
-
-    def _feed(self, gradients):
-        scale = float(self.scaler.dynamic_scale)  # a power of two: it falls when a step is skipped
-        self.apply(
-            [
-                ops.convert_to_tensor(scale * (g + self.decay * x), dtype=self.driver.dtype)
-                for g, x in zip(gradients, self.params(), strict=True)
-            ]
-        )
+        with self.driver.x64():
+            infinite = [np.full(tuple(v.shape), np.inf) for v in self.program.variables]
+            self.program.skip([_tensor(g, self.driver.dtype) for g in infinite])
 
     def set_lr(self, lr):
         # Keras' optimizers know only the learning rate of now, and read the temperature with it;
@@ -86,38 +154,39 @@ class KerasRun:
         self.lr = lr
 
     def params(self):
-        return [ops.convert_to_numpy(v).astype(np.float64) for v in self.variables]
+        return self._read(self.program.variables)
 
     def displacements(self):
-        own = self.optimizer._displacements
-        return [ops.convert_to_numpy(v).astype(np.float64) for v in own]
+        return self._read(self.optimizer._displacements)
+
+    def _read(self, variables):
+        with self.driver.x64():
+            return [ops.convert_to_numpy(v).astype(np.float64) for v in variables]
 
     def clock(self):
         return int(self.optimizer.iterations)
 
     def rho(self):
-        return self.optimizer.rho
+        with self.driver.x64():
+            return self.optimizer.rho
 
     def temperature(self):
-        return self.optimizer.temperature()
+        with self.driver.x64():
+            return self.optimizer.temperature()
 
     def reloaded(self):
-        variables = [_variable(x, self.driver.dtype) for x in self.params()]
-        again = KerasRun(self.driver, variables, self.lr, self.cooling, self.decay)
+        own = (self.lr, self.cooling, self.decay, self.decoupled)
+        again = KerasRun(self.driver, self.params(), *own)
         saved: dict[str, Any] = {}
-        self.optimizer.save_own_variables(saved)
-        again.optimizer.load_own_variables(saved)
+        with self.driver.x64():
+            self.optimizer.save_own_variables(saved)
+            again.optimizer.load_own_variables(saved)
         return again
 
 
-# JAX has float64 only with jax_enable_x64, which the other tests of this process do not set, and
-# Keras' loss scaler does not run there outside a stateless step.
-_PATHS = {
-    "tensorflow": [Keras("float64"), Keras("float32", "graph"), Keras("float32", "xla")],
-    "jax": [Keras("float32", "jit")],
-    "torch": [Keras("float64"), Keras("float32")],
-}
+_COMPILED = {"tensorflow": ("", "graph", "xla"), "jax": ("", "jit"), "torch": ("",)}
 DRIVERS = {
-    f"keras on {BACKEND}, {driver.compiled or 'eager'}, {driver.dtype}": driver
-    for driver in _PATHS[BACKEND]
+    f"keras on {BACKEND}, {compiled or 'eager'}, {dtype}": Keras(dtype, compiled)
+    for dtype in ("float64", "float32", "bfloat16", "float16")
+    for compiled in _COMPILED[BACKEND]
 }

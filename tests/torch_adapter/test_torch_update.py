@@ -181,27 +181,6 @@ def test_half_precision_computes_in_float32(path, dtype, displacement_dtype):
 
 
 @path
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_constant_law_is_torch_sgd(path, dtype, weight_decay):
-    """With law="constant" and rho0 = m it is SGD(lr (1 + m) / 2, momentum=m), to rounding."""
-    grads = gradients(SHAPES, 40, dtype)
-    ours, theirs = (
-        [g.clone().requires_grad_() for g in gradients(SHAPES, 1, dtype, seed=1)[0]] for _ in "ab"
-    )
-    cool = CoolMomentum(
-        ours, lr=0.02, total_steps=9, rho0=0.9, law="constant", weight_decay=weight_decay, **path
-    )
-    sgd = torch.optim.SGD(theirs, lr=0.02 * 1.9 / 2, momentum=0.9, weight_decay=weight_decay)
-    follow(ours, cool, grads)
-    follow(theirs, sgd, grads)
-    for our, their in zip(ours, theirs, strict=True):
-        # 40 steps, at most 6 roundings each, of numbers no larger than the largest seen.
-        size = 1 + float(their.detach().abs().max()) if their.numel() else 1
-        torch.testing.assert_close(our, their, rtol=0, atol=240 * torch.finfo(dtype).eps * size)
-
-
-@path
 def test_rho_and_clock_can_be_read(path):
     """param_groups[i]["rho"] is what the next step will use, and no key is called momentum."""
     param = torch.zeros(3, requires_grad=True)

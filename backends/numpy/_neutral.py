@@ -1,0 +1,86 @@
+"""The state of the reference optimizer in no framework's terms."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from coolmomentum.checkpoint import NeutralState, carried, unique
+from coolmomentum.numpy._optimizer import CoolMomentum, State
+
+
+def neutral_state(optimizer: CoolMomentum, state: State, names: Sequence[str]) -> NeutralState:
+    """The state in a form that every adapter reads.
+
+    Parameters
+    ----------
+    optimizer, state : of the run.
+    names : of the parameters, in their order.
+
+    Raises
+    ------
+    TypeError
+        If the schedule is a function of the step.
+    ValueError
+        If the names are not one for each parameter, or an array is not real floating.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from coolmomentum.numpy import CoolMomentum, load_neutral_state, neutral_state
+    >>> optimizer = CoolMomentum(lr=0.25, total_steps=2, rho0=0.75)
+    >>> params = [np.asarray([1.0])]
+    >>> params, state = optimizer.step(params, params, optimizer.init(params))
+    >>> neutral = neutral_state(optimizer, state, ["x"])
+    >>> neutral.clock, neutral.displacements
+    (1, {'x': array([-0.21875])})
+    >>> load_neutral_state(optimizer, optimizer.init(params), ["x"], neutral) == state
+    True
+    """
+    named = zip(_names(state, names), state.displacements, strict=True)
+    return NeutralState(
+        clock=state.step,
+        cooling=carried(optimizer._schedule),
+        learning_rate=optimizer.lr,
+        last_learning_rate=optimizer.lr,
+        displacements={name: np.asarray(dx) for name, dx in named},
+    )
+
+
+def load_neutral_state(
+    optimizer: CoolMomentum, state: State, names: Sequence[str], neutral: NeutralState
+) -> State:
+    """A state that goes on where another run stood, of whatever adapter.
+
+    Parameters
+    ----------
+    optimizer : one that cools as that run did.
+    state : a state for the parameters, say ``optimizer.init(params)``.
+    names : of the parameters, in their order, as they are in the other state.
+    neutral : the other state.
+
+    Returns
+    -------
+    its clock and its displacements, in the dtypes of those of ``state``
+
+    Raises
+    ------
+    ValueError
+        If names or shapes differ, or the optimizer cools in another way.
+    """
+    named = dict(zip(_names(state, names), state.displacements, strict=True))
+    shapes = {name: tuple(dx.shape) for name, dx in named.items()}
+    loaded = neutral.displacements_for(shapes, optimizer._schedule)
+    return State(
+        neutral.clock,
+        tuple(
+            array_namespace(dx).asarray(loaded[name], dtype=dx.dtype, device=device(dx))
+            for name, dx in named.items()
+        ),
+    )
+
+
+def _names(state: State, names: Sequence[str]) -> list[str]:
+    if len(names) != len(state.displacements):
+        raise ValueError(f"names must be one for each of {len(state.displacements)}: {names!r}")
+    return unique(list(names))

@@ -1,0 +1,139 @@
+"""The state of the torch optimizer in no framework's terms."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coolmomentum.checkpoint import NeutralState, carried, unique
+from coolmomentum.schedules import CoolingSchedule, Schedule
+from coolmomentum.torch._clock import place_clock
+from coolmomentum.torch._optimizer import CoolMomentum
+from coolmomentum.torch._settings import COOLING, Group, at_rest
+
+NamedParameters = Iterable[tuple[str, Tensor]]
+T = TypeVar("T")
+
+
+def neutral_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> NeutralState:
+    """The state in a form that every adapter reads.
+
+    Parameters
+    ----------
+    optimizer : of the run, with one learning rate and one cooling for all parameter groups.
+    named_parameters : ``model.named_parameters()``, or other pairs of a name and a parameter. Those
+        that the optimizer does not have are left out.
+
+    Raises
+    ------
+    TypeError
+        If the schedule is a function of the step.
+    ValueError
+        If a parameter of the optimizer has no name, is complex or sharded, or the groups differ.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from coolmomentum.torch import CoolMomentum, load_neutral_state, neutral_state
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> optimizer = CoolMomentum(model.parameters(), lr=0.25, total_steps=2, rho0=0.75)
+    >>> model(torch.ones(1)).backward()
+    >>> optimizer.step()
+    >>> neutral = neutral_state(optimizer, model.named_parameters())
+    >>> neutral.clock, neutral.displacements
+    (1, {'weight': array([[-0.21875]], dtype=float32)})
+    >>> again = CoolMomentum(model.parameters(), neutral.learning_rate, schedule=neutral.cooling)
+    >>> load_neutral_state(again, model.named_parameters(), neutral)
+    >>> again.temperature() == optimizer.temperature()
+    tensor(True)
+    """
+    named = _named(optimizer, named_parameters)
+    groups = optimizer.param_groups
+    return NeutralState(
+        clock=_one_for_all("step", [int(group["step"]) for group in groups]),
+        cooling=_one_for_all("the cooling", [carried(_cooling(group)) for group in groups]),
+        learning_rate=_one_for_all("lr", [float(group["lr"]) for group in groups]),
+        last_learning_rate=_one_for_all("last_lr", [float(group["last_lr"]) for group in groups]),
+        displacements={
+            name: _to_numpy(optimizer.state[param]["displacement"])
+            if param in optimizer.state
+            else np.zeros(tuple(param.shape), np.float32)
+            for name, (param, _) in named.items()
+        },
+    )
+
+
+def load_neutral_state(
+    optimizer: CoolMomentum, named_parameters: NamedParameters, neutral: NeutralState
+) -> None:
+    """Go on where another run stood, of whatever adapter.
+
+    Parameters
+    ----------
+    optimizer : one that cools as that run did, ``CoolMomentum(..., schedule=neutral.cooling)``. Its
+        own learning rate and other settings stay.
+    named_parameters : as in :func:`neutral_state`, with the names that are in the other state.
+    neutral : the other state.
+
+    Raises
+    ------
+    ValueError
+        If names or shapes differ, a parameter is sharded, or a parameter group cools in another
+        way. Nothing has been changed then.
+    """
+    named = _named(optimizer, named_parameters)
+    shapes = {name: tuple(param.shape) for name, (param, _) in named.items()}
+    for group in optimizer.param_groups:
+        loaded = neutral.displacements_for(shapes, _cooling(group))
+    for name, (param, group) in named.items():
+        displacement = at_rest(param, group)
+        optimizer.state[param]["displacement"] = displacement.copy_(torch.from_numpy(loaded[name]))
+    for group in optimizer.param_groups:
+        group["step"] = torch.tensor(neutral.clock, dtype=torch.int64)
+        group["last_lr"] = neutral.last_learning_rate
+        place_clock(group)
+
+
+def _named(
+    optimizer: CoolMomentum, named_parameters: NamedParameters
+) -> dict[str, tuple[Tensor, Group]]:
+    """The parameters of the optimizer and their groups, by name."""
+    names = {param: name for name, param in named_parameters}
+    named = [
+        (names.get(param), param, group)
+        for group in optimizer.param_groups
+        for param in group["params"]
+    ]
+    for name, param, _ in named:
+        if name is None:
+            raise ValueError(
+                "named_parameters must have every parameter of the optimizer: "
+                f"one of shape {tuple(param.shape)} has no name"
+            )
+        if hasattr(param, "to_local"):
+            raise ValueError(
+                f"parameters must be whole, and {name!r} is sharded: use "
+                "torch.distributed.checkpoint, or gather it first"
+            )
+    unique([str(name) for name, _, _ in named])
+    return {str(name): (param, group) for name, param, group in named}
+
+
+def _cooling(group: Group) -> Schedule:
+    schedule: Schedule | None = group["schedule"]
+    return schedule or CoolingSchedule(**{name: group[name] for name in COOLING})
+
+
+def _one_for_all(name: str, values: list[T]) -> T:
+    first, *others = values
+    if any(other != first for other in others):
+        raise ValueError(f"{name} must be that of all parameter groups to be carried: {values}")
+    return first
+
+
+def _to_numpy(displacement: Tensor) -> np.ndarray:
+    half = displacement.dtype in (torch.float16, torch.bfloat16)  # NumPy has no bfloat16
+    values: np.ndarray = (displacement.float() if half else displacement).detach().cpu().numpy()
+    return values

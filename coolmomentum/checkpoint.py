@@ -1,0 +1,233 @@
+"""The state of a run in no framework's terms: one adapter writes it and another reads it.
+
+Each adapter has ``neutral_state``, which makes a :class:`NeutralState` of its own state, and
+``load_neutral_state``, which does the opposite. Files are safetensors files.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coolmomentum import _check
+from coolmomentum.schedules import CoolingSchedule, Schedule
+
+__all__ = ["NeutralState", "load_file", "save_file"]
+
+FORMAT, VERSION = "coolmomentum", 1
+
+
+@dataclass(frozen=True, eq=False)
+class NeutralState:
+    """What a run needs to go on: its clock, how it cools, its learning rate, its displacements.
+
+    The parameters are not in it: they are the model's, and saved as the framework saves them.
+
+    Parameters
+    ----------
+    clock : n, the steps taken; an integer >= 0.
+    cooling : how rho cools. A function of the step cannot be carried.
+    learning_rate : of the next step, the squared time step ``dt**2``; finite and >= 0. A schedule
+        of learning rates is not carried, only where it stands.
+    last_learning_rate : of the last step, in whose unit the temperature is read.
+    displacements : the last change of each parameter, by its name and in its layout; real floating
+        arrays of any shape. They are copied, in C order. float16 and bfloat16 become float32, which
+        is exact, and readable where NumPy has no bfloat16.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of these is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from coolmomentum import CoolingSchedule
+    >>> cooling = CoolingSchedule(total_steps=100, rho0=0.9)
+    >>> state = NeutralState(3, cooling, 0.1, 0.1, {"w": np.zeros((2, 3), np.float16)})
+    >>> state.displacements["w"].dtype
+    dtype('float32')
+    """
+
+    clock: int
+    cooling: CoolingSchedule
+    learning_rate: float
+    last_learning_rate: float
+    displacements: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        checked = {
+            "clock": _check.whole("clock", self.clock, 0),
+            # Once more, because a schedule may be made of arrays.
+            "cooling": CoolingSchedule(
+                **{k: _plain(v) for k, v in asdict(carried(self.cooling)).items()}
+            ),
+            "learning_rate": _check.non_negative("learning_rate", self.learning_rate),
+            "last_learning_rate": _check.non_negative(
+                "last_learning_rate", self.last_learning_rate
+            ),
+            "displacements": {name: _stored(name, x) for name, x in self.displacements.items()},
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def displacements_for(
+        self, shapes: Mapping[str, tuple[int, ...]], cooling: Any = None
+    ) -> dict[str, np.ndarray]:
+        """The displacements for an optimizer with these parameters; what an adapter loads.
+
+        Parameters
+        ----------
+        shapes : of the parameters, by name.
+        cooling : schedule of the optimizer, where it is known.
+
+        Returns
+        -------
+        the displacements in the order of ``shapes``
+
+        Raises
+        ------
+        ValueError
+            If the names or a shape differ, or the optimizer cools in another way.
+
+        Examples
+        --------
+        >>> state = NeutralState(3, CoolingSchedule(100), 0.1, 0.1, {"w": np.zeros(3)})
+        >>> state.displacements_for({"weight": (3,)})
+        Traceback (most recent call last):
+            ...
+        ValueError: displacements must be those of the parameters: none of 'weight', unknown 'w'
+        """
+        if cooling not in (None, self.cooling):
+            raise ValueError(
+                f"the optimizer must cool as the run did, by {self.cooling}: {cooling!r}"
+            )
+        ours, theirs = self.displacements.keys(), shapes.keys()
+        differences = [
+            f"{what} {', '.join(map(repr, sorted(names)))}"
+            for what, names in (("none of", theirs - ours), ("unknown", ours - theirs))
+            if names
+        ]
+        if differences:
+            raise ValueError(
+                f"displacements must be those of the parameters: {', '.join(differences)}"
+            )
+        for name, shape in shapes.items():
+            if self.displacements[name].shape != tuple(shape):
+                raise ValueError(
+                    f"the displacement of {name!r} must have the shape of the parameter, "
+                    f"{tuple(shape)}: {self.displacements[name].shape}"
+                )
+        return {name: self.displacements[name] for name in shapes}
+
+
+def save_file(state: NeutralState, path: str | PathLike[str]) -> None:
+    """Write a state to a safetensors file: the displacements as tensors, the rest as metadata.
+
+    Parameters
+    ----------
+    state : from ``neutral_state`` of an adapter.
+    path : of the file, which is overwritten.
+
+    Raises
+    ------
+    ImportError
+        If safetensors is not installed.
+
+    Examples
+    --------
+    >>> state = NeutralState(3, CoolingSchedule(100), 0.1, 0.1, {"w": np.arange(3.0)})
+    >>> save_file(state, getfixture("tmp_path") / "state.safetensors")
+    >>> load_file(getfixture("tmp_path") / "state.safetensors").clock
+    3
+    """
+    _import_safetensors()
+    from safetensors import numpy
+
+    rest = {field.name: getattr(state, field.name) for field in fields(state)}
+    del rest["displacements"]
+    rest["cooling"] = asdict(state.cooling)
+    metadata = {name: json.dumps(value) for name, value in rest.items()}
+    header = {"format": FORMAT, "version": str(VERSION)}
+    numpy.save_file(dict(state.displacements), str(Path(path)), header | metadata)
+
+
+def load_file(path: str | PathLike[str]) -> NeutralState:
+    """Read a state that :func:`save_file` wrote, bit for bit.
+
+    Parameters
+    ----------
+    path : of the file.
+
+    Raises
+    ------
+    ImportError
+        If safetensors is not installed.
+    ValueError
+        If the file is another safetensors file, or of a later version.
+    """
+    safe_open = _import_safetensors().safe_open
+    with safe_open(str(Path(path)), framework="numpy") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"path must be of a file that save_file wrote: {str(path)!r}")
+        if metadata["version"] != str(VERSION):
+            raise ValueError(f"version of {str(path)!r} must be {VERSION}: {metadata['version']}")
+        displacements = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    rest = {
+        field.name: json.loads(metadata[field.name])
+        for field in fields(NeutralState)
+        if field.name != "displacements"
+    }
+    rest["cooling"] = CoolingSchedule(**rest["cooling"])
+    return NeutralState(**rest, displacements=displacements)
+
+
+def carried(schedule: Schedule) -> CoolingSchedule:
+    """``schedule`` if a file can hold it, else ``TypeError``; for the adapters."""
+    if not isinstance(schedule, CoolingSchedule):
+        raise TypeError(
+            "schedule must be a CoolingSchedule to be carried, not a function of the step: "
+            f"{schedule!r}"
+        )
+    return schedule
+
+
+def unique(names: list[str]) -> list[str]:
+    """``names`` if no two are the same, else ``ValueError``; for the adapters."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"names of parameters must differ: {', '.join(map(repr, twice))} twice")
+    return names
+
+
+def _stored(name: str, displacement: Any) -> np.ndarray:
+    values = np.asarray(displacement)
+    if not isinstance(name, str):
+        raise TypeError(f"names of displacements must be strings: {name!r}")
+    # To NumPy, bfloat16 is of no kind. It is cast to float32 as float16 is.
+    if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+        raise ValueError(f"the displacement of {name!r} must be real floating: {values.dtype}")
+    dtype = np.float64 if values.dtype.itemsize >= 8 else np.float32
+    # In C order, because safetensors would write another order as if it were that one.
+    return np.array(values, dtype, order="C")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _import_safetensors() -> Any:
+    try:
+        import safetensors
+    except ModuleNotFoundError as error:
+        if error.name != "safetensors":
+            raise
+        raise ImportError(
+            'neutral states are saved by safetensors: pip install "coolmomentum[safetensors]"'
+        ) from None
+    return safetensors

@@ -1,0 +1,170 @@
+"""A run and the float64 reference side by side, and the bound on their distance."""
+
+import numpy as np
+from bounds import FORMATS, Precision, RunningBound, numpy_dtype, rounded
+from drivers import Oracle
+
+from coolmomentum import rescaled_temperature
+
+# A palindrome, so that parameters can be permuted where each set of shapes is compiled anew; 129 is
+# more than a vector register, with something left over.
+SHAPES = ((3, 43), (), (0,), (), (3, 43))
+KINDS = ("moderate", "wide", "zeros", "subnormal", "huge")
+
+
+def unit_roundoff(dtype):
+    """Half the distance from 1 to the next number."""
+    return FORMATS[dtype].u
+
+
+def draw(seed, dtype, shapes=SHAPES, kind="moderate", layouts=("C",)):
+    """Numbers for all parameters that the dtype holds exactly, as float64 arrays.
+
+    They are of four decades ("moderate"), of the whole range of the dtype with zeros among them
+    ("wide"), zero, subnormal, or as large as 14 steps with a learning rate <= 1 can take without
+    overflow ("huge": displacements then grow by at most 14, parameters by 14**2 / 2, weight decay
+    at most doubles each, and that is below 2**10).
+    """
+    random, form = np.random.default_rng(seed), FORMATS[dtype]
+    arrays = []
+    for shape in shapes:
+        if kind == "moderate":
+            x = 10.0 ** random.integers(-2, 2) * random.standard_normal(shape)
+        elif kind == "wide":
+            exponents = random.uniform(form.low - form.digits + 2, form.high - 11, shape)
+            x = np.ldexp(random.choice([-1.0, 0.0, 1.0, 1.0], shape) * 2 ** (exponents % 1),
+                         np.floor(exponents).astype(int))  # fmt: skip
+        elif kind == "zeros":
+            x = np.zeros(shape)
+        elif kind == "subnormal":
+            whole = random.integers(-(2 ** (form.digits - 1)) + 1, 2 ** (form.digits - 1), shape)
+            x = whole * form.subnormal
+        else:
+            x = random.choice([-1.0, 1.0], shape) * random.uniform(0.5, 1, shape)
+            x = x * 2.0 ** (form.high - 11)
+        arrays.append(laid_out(rounded(x, dtype), str(random.choice(layouts))))
+    return arrays
+
+
+def laid_out(x, layout):
+    """The same numbers in C or Fortran order, or with gaps between them."""
+    if layout == "F":
+        return np.array(x, order="F")
+    if layout == "gaps" and x.ndim:
+        return np.repeat(x, 2, axis=-1)[..., ::2]
+    return np.asarray(x)
+
+
+class Pair:
+    """A run and the reference, which do everything together, and the bound on their distance.
+
+    ``ratio`` is the largest error of a parameter or displacement so far divided by its bound, and
+    ``ulps`` the largest error of a parameter in units in the last place: of its dtype, at the
+    largest magnitude that the coordinate has had.
+    """
+
+    def __init__(self, driver, cooling, lr=2.0**-7, decay=0.0, seed=0, **options):
+        shapes, kind = options.pop("shapes", SHAPES), options.pop("kind", "moderate")
+        self.driver, self.cooling, self.dtype = driver, cooling, driver.dtype
+        self.options = {"decoupled": False, "maximize": False} | options
+        self.precision = driver.precision
+        self.shapes, self.ratio, self.ulps, self.last_lr = list(shapes), 0.0, 0.0, None
+        start = draw(seed, driver.dtype, shapes, kind, driver.layouts)
+        lr = float(np.float32(lr))
+        self.run = driver.make(start, lr, cooling, decay, **options)
+        self.oracle = Oracle(start, lr, cooling, decay, **self.options)
+        self.bounds = []
+        self._bound(start)
+
+    def _bound(self, start):
+        for x in start:
+            self.bounds.append(RunningBound(self.precision))
+            self.bounds[-1].start(x)
+
+    def step(self, seed, kind="moderate"):
+        """The same gradients for both."""
+        gradients = draw(seed, self.dtype, self.shapes, kind, self.driver.layouts)
+        oracle = self.oracle
+        rho = float(self.cooling(oracle.state.step))
+        error = self.precision.rho_error(self.cooling, rho)
+        sign = -1.0 if self.options["maximize"] else 1.0
+        for bound, x, dx, g in zip(
+            self.bounds, oracle.xs, oracle.state.displacements, gradients, strict=True
+        ):
+            bound.step(
+                x, dx, sign * g, oracle.lr, rho, oracle.decay, error, self.options["decoupled"]
+            )
+        oracle.step(gradients)
+        self.run.step(gradients)
+        self.last_lr = oracle.lr
+
+    def set_lr(self, lr):
+        """Another learning rate for both, one that every dtype holds."""
+        self.oracle.lr = float(np.float32(lr))  # Keras keeps it in float32 whatever the variables
+        self.run.set_lr(self.oracle.lr)
+
+    def add(self, seed, shapes):
+        """More parameters for both."""
+        new = draw(seed, self.dtype, shapes, layouts=self.driver.layouts)
+        self.shapes += shapes
+        self.run.add(new)
+        self.oracle.add(new)
+        self._bound(new)
+
+    def reload(self):
+        """Go on with a fresh run, from the checkpoint of this one."""
+        self.run = self.run.reloaded()
+
+    def check(self):
+        """Clock exactly; rho, displacements, parameters and temperature within their bounds."""
+        state = self.oracle.state
+        assert self.run.clock() == state.step
+        rho = float(self.cooling(state.step))
+        # It may be read in float32 where it is computed in float64.
+        reading = Precision("float32", "float32", flushes=self.precision.flushes)
+        error = max(p.rho_error(self.cooling, rho) for p in (self.precision, reading))
+        assert abs(self.run.rho() - rho) <= error
+        moved = self.run.displacements()
+        for ours, exact, bound in zip(self.run.params(), self.oracle.xs, self.bounds, strict=True):
+            self._within(ours, exact, bound.x)
+            ulp = _spacing(bound.scale, self.dtype)
+            self.ulps = max(self.ulps, (np.abs(ours - exact) / ulp).max(initial=0.0))
+        for ours, exact, bound in zip(moved, state.displacements, self.bounds, strict=True):
+            self._within(ours, exact, bound.dx)
+        self._check_temperature(moved)
+
+    def _within(self, ours, exact, bound):
+        assert ours.shape == exact.shape
+        error = np.abs(ours - exact)
+        assert (error <= bound).all(), (error / bound).max()
+        ratios = np.divide(error, bound, out=np.zeros_like(error), where=error > 0)
+        self.ratio = max(self.ratio, ratios.max(initial=0.0))
+
+    def _check_temperature(self, moved):
+        """That of the run's own displacements and of the learning rate that made them.
+
+        A sum of N squares makes N roundings, the mean and the division 3, the learning rate one;
+        each square and each sum may underflow. Where the squares overflow, so does the reading.
+        """
+        if (self.oracle.lr if self.last_lr is None else self.last_lr) == 0:
+            return  # there is none
+        reading, form = self.run.temperature(), self.precision.arithmetic
+        if self.last_lr is None:
+            assert reading == 0
+            return
+        size = sum(dx.size for dx in moved)
+        with np.errstate(over="ignore"):
+            exact = float(rescaled_temperature([np.ascontiguousarray(dx) for dx in moved]))
+        if exact * max(size, 1) / min(self.last_lr, 1.0) >= form.largest / 2:
+            assert reading > 0
+            return
+        # Squares and sum are made in the arithmetic of the step, or better.
+        error = self.precision.gamma(size + 4) * exact + 3 * self.precision.absolute
+        assert abs(reading - exact / self.last_lr) <= error / self.last_lr + self.precision.absolute
+
+
+def _spacing(values, dtype):
+    """Distance to the next number of a dtype, in float64."""
+    form = FORMATS[dtype]
+    exponents = np.frexp(np.asarray(values).astype(numpy_dtype(dtype)).astype(np.float64))[1]
+    return np.maximum(np.ldexp(1.0, exponents - form.digits), form.subnormal)

@@ -1,0 +1,70 @@
+"""The figures of README and docs: that they are there, and that the script draws them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from benchmarks.figures import OPTIMIZERS, draw_layers, draw_schedules, main, train
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+
+
+def test_every_figure_of_a_page_is_there_and_for_both_kinds_of_page():
+    """What README and docs show exists, and each light figure has its dark one beside it."""
+    shown = set()
+    for page in PAGES:
+        names = re.findall(r'(?:src|srcset)="([^"]+\.png)"', page.read_text(encoding="utf-8"))
+        shown |= {(page.parent / name).resolve() for name in names}
+    assert shown == set((ROOT / "docs" / "figures").glob("*"))
+    assert {str(path).replace("-light", "-dark") for path in shown} == {
+        str(path) for path in shown if "-dark" in path.name
+    }
+
+
+def test_the_script_writes_each_figure_light_and_dark(tmp_path):
+    """Six transparent images, with dark words on light pages and light words on dark ones."""
+    assert main(["--epochs", "1", "--output", str(tmp_path)]) == 0
+    committed = {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == committed
+    for path in tmp_path.iterdir():
+        image = imread(path)
+        assert image[0, 0, 3] == 0, "the corner is not transparent"
+        words = {"light": [0, 0, 0], "dark": [1, 1, 1]}[path.stem.rpartition("-")[2]]
+        opaque = image[image[..., 3] == 1][:, :3]
+        assert (opaque == words).all(axis=1).any()
+        assert not (opaque == np.subtract(1, words)).all(axis=1).any()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_is_read_after_each_epoch(name):
+    """Every step counts, every parameter has its name and a temperature, and the loss is there."""
+    ((whole, each),) = train(name, 1)
+    assert whole["steps"] == 32
+    assert list(each)[:2] == ["conv1.weight", "conv1.bias"]
+    temperatures = [readings["rescaled_temperature"] for readings in each.values()]
+    assert len(temperatures) == 8
+    assert min(temperatures) > 0
+    # Near the loss of a guess among ten: it begins there, and an epoch is short.
+    assert whole["loss"] == pytest.approx(np.log(10), rel=0.2)
+
+
+def test_heat_maps_side_by_side_have_one_scale():
+    """From the coldest to the hottest temperature of all optimizers."""
+    runs = {
+        name: [{"a": {"rescaled_temperature": x}}] for name, x in (("cold", 1e-9), ("hot", 1e-3))
+    }
+    figure = draw_layers(runs)
+    assert [ax.get_title() for ax in figure.axes] == ["cold", "hot", ""]
+    norms = [ax.collections[0].norm for ax in figure.axes[:2]]
+    assert [(norm.vmin, norm.vmax) for norm in norms] == [(1e-9, 1e-3)] * 2
+
+
+def test_the_figure_of_schedules_has_all_laws():
+    """Every law, in both panels."""
+    for ax in draw_schedules().axes:
+        labels = [line.get_label() for line in ax.lines]
+        assert labels == ["paper", "linear", "exponential", "constant"]

@@ -1,0 +1,93 @@
+"""The thermometer over lists of arrays: its window is that of the displacements themselves."""
+
+import re
+
+import numpy as np
+import pytest
+from libraries import NUMPY, STRICT, TORCH
+
+from coolmomentum.numpy import CoolMomentum, Thermometer
+from coolmomentum.thermometer import READINGS, PairSums, Rows, Window
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["new arrays", "in place"])
+@pytest.mark.parametrize(("every", "span"), [(1, 3), (2, 4), (3, 6)])
+def test_it_reads_the_displacements(every, span, in_place):
+    """With CoolMomentum every reading is that of its own displacements, by parameter and pooled.
+
+    A difference of parameters near 1 is exact to 2**-53 beside displacements of a hundredth; the
+    readings lose at most a hundredfold of that. Parameters may be changed in place.
+    """
+    random = np.random.default_rng(0)
+    optimizer, thermometer = (
+        CoolMomentum(lr=0.05, total_steps=20, rho0=0.9),
+        Thermometer(every, span),
+    )
+    params = [random.standard_normal(shape) for shape in [(3, 4), ()]]
+    state, seen = optimizer.init(params), thermometer.init(params)
+    rows, start = Rows((12, 1)), [x.copy() for x in params]
+    window = Window.empty(np.zeros(3))
+    for n in range(1, 14):
+        rho, before = optimizer.rho(state), state.displacements
+        gradients = [np.asarray(random.standard_normal(x.shape)) for x in params]
+        new, state = optimizer.step(params, gradients, state)
+        if in_place:
+            for x, y in zip(params, new, strict=True):
+                x[...] = y
+        else:
+            params = new
+        seen = thermometer.update(seen, params, rho=rho, learning_rate=0.05)
+        now, window = state.displacements, window.step()
+        if n % every == 0:
+            sums = PairSums(dots(now, now), dots(before, before), dots(now, before))
+            window = window.add(sums, rows, rho=rho, dt2=0.05, paired=int(n > 1))
+        if n % span == 0:
+            y = [a - b for a, b in zip(params, start, strict=True)]
+            window = window.end_span(dots(y, y), dots(y, now), rows, rho=rho)
+            start = [x.copy() for x in params]
+    expected = window.read(rows)
+    readings = [*thermometer.read(seen, by="parameter"), thermometer.read(seen)]
+    for i, reading in enumerate(readings):
+        assert list(reading) == ["steps", *READINGS]
+        assert reading["steps"] == 13
+        for name, values in expected.items():
+            assert reading[name] == pytest.approx(values[i], rel=1e-9, abs=1e-9, nan_ok=True)
+    assert thermometer.read(thermometer.close(seen))["steps"] == 0
+
+
+def dots(xs, ys):
+    """Sums of products, one for each pair of arrays."""
+    return np.array([np.sum(x * y) for x, y in zip(xs, ys, strict=True)])
+
+
+@pytest.mark.parametrize("library", [NUMPY, STRICT, TORCH], ids=lambda library: library.name)
+def test_every_library(library):
+    """The list of two steps of three coordinates: 8/3 by Eq. 22, 2/3 by three points."""
+    steps = [[0.1, -0.2, 0.3], [0.1, -0.1, 0.2]]
+    thermometer = Thermometer(every=1, span=1)
+    seen = thermometer.init([library.array([0.0, 0.0, 0.0], dtype="float32")])
+    for x in steps:
+        params = [library.array(x, dtype="float32")]
+        seen = thermometer.update(seen, params, rho=0.5, learning_rate=0.01)
+    reading = thermometer.read(seen)
+    assert all(type(reading[name]) is float for name in READINGS)
+    assert reading["temperature"] == pytest.approx(8 / 3, rel=1e-6)  # 16 roundings of 2**-24
+    assert reading["three_point_temperature"] == pytest.approx(2 / 3, rel=4e-6)
+
+
+def test_unknown_motion():
+    """Without rho and learning rate the mean square is known, and no temperature."""
+    thermometer = Thermometer(every=1, span=1)
+    seen = thermometer.update(thermometer.init([np.zeros(2)]), [np.array([3.0, 4.0])])
+    reading = thermometer.read(seen)
+    assert reading["rescaled_temperature"] == 12.5
+    assert np.isnan(reading["temperature"])
+
+
+def test_bad_arguments():
+    """Name, rule and value."""
+    with pytest.raises(ValueError, match=re.escape("span must be a multiple of every, 10: 15")):
+        Thermometer(span=15)
+    thermometer = Thermometer()
+    with pytest.raises(ValueError, match="by must be one of all, parameter: 'group'"):
+        thermometer.read(thermometer.init([np.zeros(2)]), by="group")
