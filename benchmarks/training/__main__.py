@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, markup=False)
     try:
         for config in options.configs:
-            _run(config, options, for_benchopt, arguments, console)
+            if options.draw:
+                _draw(options.output / Path(config).name, console)
+            else:
+                _run(config, options, for_benchopt, arguments, console)
     except (_UnavailableError, _data.UnavailableDataError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -73,8 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("configs", nargs="+", help=f"of: {', '.join(names)}; or folders of your own")
     add("--frameworks", nargs="+", choices=FRAMEWORKS, help="only these; tune in the first of them")
+    add("--draw", action="store_true", help="make no runs: page and figures anew from the results")
     add("--output", type=Path, default=Path("results"), help="a folder in it for each config")
     return parser
+
+
+def _draw(output: Path, console: Console) -> None:
+    if not (output / RESULTS).exists():
+        raise _UnavailableError(f"there are no results to draw: {output / RESULTS}")
+    report(output, console)
 
 
 def _run(

@@ -44,7 +44,8 @@ def figures(runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         yield "accuracy", _accuracy(reported, colours)
         if len(tuning):
             yield "tuning", _tuning(tuning, colours)
-        yield "seconds", _seconds(reported)
+        if reported.seconds.notna().any():
+            yield "seconds", _seconds(reported)
 
 
 def _training(framework: str, runs: pd.DataFrame, colours: dict[str, str]) -> Figure:

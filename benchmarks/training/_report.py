@@ -58,6 +58,8 @@ def report(output: Path, console: Console) -> None:
     (output / PAGE).write_text(page)
 
     console.print(_rich(_shown(table)))
+    if diverged := table.diverged.sum():
+        console.print(f"{diverged} runs of the report diverged: see {output / PAGE}")
     for note in notes:
         console.print(note)
     files = ", ".join(sorted(path.name for path in output.iterdir() if path.suffix != ".log"))
@@ -78,9 +80,10 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
             "training loss": _with_interval(table, "training_loss", 1, "{:.3g}"),
             "T dt²": table.temperature.map("{:.1e}".format),
             "diverged": table.diverged.map(str) + " of " + table.seeds.map(str),
-            "s/epoch": table.seconds.map("{:.2g}".format),
         }
     )
+    if table.seconds.notna().any():
+        shown["s/epoch"] = table.seconds.map("{:.2g}".format)
     decay = table.weight_decay.map("{:g}".format)
     if (table.weight_decay > 0).any():
         shown.insert(4, "weight decay", decay)
@@ -101,9 +104,14 @@ def _as_html(table: pd.DataFrame) -> str:
 
 
 def _rich(table: pd.DataFrame) -> Table:
+    """What fits into 80 columns of it; the page has the rest."""
+    table = table[["in", "rule", "lr", "momentum", "test accuracy %", "test loss", "T dt²"]]
+    table["in"] = table["in"].where(~table["in"].duplicated(), "")
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for name in table:
-        shown.add_column(str(name), justify="left" if name in ("in", "rule") else "right")
+        justify: Any = "left" if name in ("in", "rule") else "right"
+        heading = name.replace("test ", "test\n")
+        shown.add_column(heading, justify=justify, overflow="fold")
     for line in table.itertuples(index=False):
         shown.add_row(*map(str, line))
     return shown
