@@ -1,13 +1,19 @@
 # Two commands do all set-up on a fresh machine with Python 3.11 or newer: make demo, make test.
 PYTHON ?= python3
-FRAMEWORKS ?= torch jax tensorflow
+# Of torch jax keras_tensorflow keras_jax keras_torch; the first of them tunes. None: as in the config.
+FRAMEWORKS ?=
+CONFIG ?= ci
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo figures agreement mutants speed test lint clean
+.PHONY: demo benchmark figures agreement mutants speed test lint clean
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/python -m benchmarks.demo --frameworks $(FRAMEWORKS) --output results/demo
+	$(BIN)/python -m benchmarks.training demo $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
+
+# ci, laptop-digits, laptop-cifar10, gpu, paper: see benchmarks/README.md.
+benchmark: $(VENV)/demo.stamp
+	$(BIN)/python -m benchmarks.training $(CONFIG) $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
 
 # Those of README and docs; they are committed.
 figures: $(VENV)/demo.stamp

@@ -16,3 +16,4 @@ collect_ignore = ["docs/logging.md"]
 if "KERAS_BACKEND" not in os.environ:
     collect_ignore += ["coolmomentum/keras", "coolmomentum/tensorflow"]
     collect_ignore += ["docs/keras.md", "docs/checkpoints.md"]
+    collect_ignore_glob = ["benchmarks/training/_keras*.py"]

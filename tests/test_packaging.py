@@ -129,7 +129,7 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "packaging",
         "distributed",
         "compile",
-        "demo",
+        "training",
         "figures",
         "keras",
         "logging",

@@ -1,0 +1,145 @@
+"""The figures: the paper's Fig. 1 for each framework, what tuning saw, and times."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from benchmarks.training._tables import best_of_k, half_width, last_records, sensitivity
+
+__all__ = ["figures"]
+
+# Tol's bright and muted sets: told apart with any colour vision. CoolMomentum is always the first.
+COLOURS = [
+    *("#BB5566", "#004488", "#DDAA33", "#228833", "#AA3377", "#66CCEE", "#BBBBBB", "#332288"),
+    *("#999933", "#882255", "#44AA99", "#CC6677", "#117733", "#000000", "#EE8866"),
+]
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # letters remain letters
+    "svg.hashsalt": "coolmomentum",  # the same numbers give the same file
+}
+
+
+def figures(runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """All figures that the runs allow, with their names."""
+    rules = list(dict.fromkeys(["coolmomentum", *runs.rule]))
+    colours = dict(zip(rules, COLOURS, strict=False))
+    reported, tuning = (runs[runs.phase == phase] for phase in ("report", "tuning"))
+    with rc_context(STYLE):
+        for framework, own in reported.groupby("framework", sort=False):
+            yield f"training-{framework}", _training(str(framework), own, colours)
+        yield "accuracy", _accuracy(reported, colours)
+        if len(tuning):
+            yield "tuning", _tuning(tuning, colours)
+        if reported.seconds.notna().any():
+            yield "seconds", _seconds(reported)
+
+
+def _training(framework: str, runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
+    """Like Fig. 1: training loss, test accuracy, temperature."""
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    figure.suptitle(f"{framework}: mean and range of {runs.seed.nunique()} seeds")
+    loss, accuracy, temperature = figure.subplots(1, 3)
+    for rule, own in runs.groupby("rule", sort=False):
+        style = {"color": colours[str(rule)], "label": str(rule)}
+        _line(loss, own, "training_loss", style)
+        _line(accuracy, own, "accuracy", style)
+        _line(temperature, own, "temperature", style)
+    predicted = runs[runs.rule == "coolmomentum"].groupby("epoch").predicted_temperature
+    curve = predicted.mean().dropna()
+    if len(curve):
+        label = "coolmomentum, by Eq. 19 from measured noise"
+        temperature.plot(curve.index, curve, color="black", lw=1.2, ls=(0, (3, 2)), label=label)
+    loss.set(title="(a) Training loss", yscale="log", ylabel="cross-entropy (nats per image)")
+    accuracy.set(title="(b) Test accuracy", ylabel="test images classified right")
+    settled = runs[runs.epoch >= runs.epoch.max() / 20].accuracy
+    low = max(settled.quantile(0.02) - 0.01, 0)
+    accuracy.set_ylim(low, min(settled.max() + 0.01, 1))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    temperature.set(title="(c) Rescaled temperature", yscale="log")
+    temperature.set_ylabel(r"$T\,\Delta t^2$ (squared change per step)")
+    for panel in (loss, accuracy, temperature):
+        panel.set(xlabel="epoch", xlim=(0, runs.epoch.max()))
+    handles, labels = temperature.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    return figure
+
+
+def _line(axes: Axes, runs: pd.DataFrame, column: str, style: dict[str, Any]) -> None:
+    """The mean of the seeds, and a band from the lowest to the highest of them."""
+    curve = runs.groupby("epoch")[column].agg(["mean", "min", "max"]).dropna()
+    axes.plot(curve.index, curve["mean"], **style)
+    axes.fill_between(
+        curve.index, curve["min"], curve["max"], color=style["color"], alpha=0.15, lw=0
+    )
+
+
+def _accuracy(runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
+    """Test accuracy after the last epoch: mean, 95 % t-interval, and every seed."""
+    last = last_records(runs)
+    groups = list(last.groupby(["rule", "framework"], sort=False))[::-1]
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    for at, ((rule, _), own) in enumerate(groups):
+        colour = colours[rule]
+        axes.plot(own.accuracy, np.full(len(own), at), "|", color=colour, alpha=0.5)
+        error = half_width(own.accuracy) if len(own) > 1 else None
+        axes.errorbar(own.accuracy.mean(), at, xerr=error, fmt="o", color=colour, capsize=3)
+    axes.set_yticks(range(len(groups)), [f"{rule}, {framework}" for (rule, framework), _ in groups])
+    axes.set(xlabel="test images classified right: mean, 95 % interval, every seed")
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=1))
+    return figure
+
+
+def _tuning(tuning: pd.DataFrame, colours: dict[str, str]) -> Figure:
+    """How accuracy depends on the learning rate, and on how much was tried."""
+    cells = sensitivity(tuning)
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    by_rate, by_budget = figure.subplots(1, 2)
+    for rule, own in cells.groupby("rule", sort=False):
+        colour = colours[str(rule)]
+        seconds = own.groupby(["momentum", "weight_decay"])
+        for style, (_, line) in zip(("-", "--", ":"), seconds, strict=False):
+            # The first of the two numbers is drawn solid.
+            line = line.sort_values("lr")
+            by_rate.plot(line.lr, line.accuracy, style, marker=".", color=colour)
+        best = best_of_k(list(own.accuracy))
+        by_budget.plot(range(1, len(best) + 1), best, marker=".", color=colour, label=rule)
+    by_rate.set(
+        xscale="log",
+        xlabel="learning rate",
+        ylabel="validation accuracy (mean over tuning seeds)",
+        title="(a) Each cell; dashed: the higher second number",
+    )
+    by_budget.set(xlabel="cells tried", title="(b) Expected best of so many cells")
+    top = cells.accuracy.max()
+    by_budget.set_ylim(max(0, top - 0.15), top + 0.01)
+    for axes in (by_rate, by_budget):
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    figure.legend(*by_budget.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def _seconds(runs: pd.DataFrame) -> Figure:
+    """Median time of an epoch of CoolMomentum, or of what there is, in each framework."""
+    own = runs[runs.rule == runs.rule.iloc[0]]
+    times = own.groupby("framework", sort=False).seconds.median().dropna()[::-1]
+    figure = Figure(figsize=(7, 1.2 + 0.35 * max(len(times), 1)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(times)), times, color="#004488", height=0.6)
+    axes.set_yticks(range(len(times)), list(times.index))
+    axes.set(xlabel=f"seconds for the steps of an epoch ({own.rule.iloc[0]}; median)")
+    return figure

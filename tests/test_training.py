@@ -1,0 +1,443 @@
+"""The training benchmark: its networks, batches and statistics, and whole runs in miniature.
+
+``tests/keras_adapter/test_keras_training.py`` has Keras on its backends.
+"""
+
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.ndimage import shift
+
+from benchmarks.training import _checkpoint, _jax
+from benchmarks.training.__main__ import main
+from benchmarks.training._checkpoint import Checkpoint
+from benchmarks.training._data import Images, digits
+from benchmarks.training._jax import JaxTrainer
+from benchmarks.training._jax_networks import variables
+from benchmarks.training._networks import initial_weights
+from benchmarks.training._noise import gradient_noise, predicted_rescaled_temperature
+from benchmarks.training._problem import Batch, Problem, augmented, epoch_of
+from benchmarks.training._results import read_results
+from benchmarks.training._rules import Settings, learning_rates, momenta
+from benchmarks.training._runs import run
+from benchmarks.training._tables import best_of_k, chosen, half_width, paired_differences
+from benchmarks.training._torch import TorchTrainer
+
+NETWORKS = ["mlp", "convnet", "resnet20"]
+SGD = Settings("sgd", 1.0, 0.0)
+
+
+def _images(size: int, width: int, seed: int = 0) -> Images:
+    random = np.random.default_rng(seed)
+    pixels = random.normal(size=(size, width, width, 3)).astype(np.float32)
+    return Images(pixels, (np.arange(size) % 10).astype(np.int32))
+
+
+def _problem(network: str, width: int = 16, **more: object) -> Problem:
+    images = _images(10, width)
+    return Problem(network, images, images, epochs=1, batch=10, augment=True, **more)  # type: ignore[arg-type]
+
+
+def _weights(problem: Problem, seed: int = 0) -> dict:
+    return initial_weights(problem.network, problem.shape, problem.classes, seed)
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+def test_resnet20_has_the_parameters_of_the_paper() -> None:
+    """274,442 numbers, 273,066 of them trained, in PyTorch and in JAX."""
+    problem = _problem("resnet20", 32)
+    model = TorchTrainer(problem, SGD)._model
+    trained = sum(p.numel() for p in model.parameters())
+    moving = sum(b.numel() for b in model.buffers() if b.is_floating_point())
+    assert (trained, trained + moving) == (273_066, 274_442)
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in variables(_weights(problem))]
+    assert (sizes[0], sum(sizes)) == (273_066, 274_442)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_give_the_same_logits(network: str) -> None:
+    """PyTorch and JAX, from the same weights and images, to 1e-5 of the largest logit."""
+    problem = _problem(network)
+    theirs = TorchTrainer(problem, SGD)
+    theirs.start(_weights(problem))
+    with torch.no_grad():
+        logits = theirs._model.eval()(torch.from_numpy(problem.training.pixels)).numpy()
+    parameters, statistics = variables(_weights(problem))
+    ours = JaxTrainer(problem, SGD)._static.network.apply(
+        {"params": parameters, "batch_stats": statistics}, problem.training.pixels, False
+    )
+    np.testing.assert_allclose(ours, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
+
+
+def test_resnet20_has_the_same_gradient_in_torch_and_jax() -> None:
+    """In float64, penalty and statistics of the batch included: nothing but rounding differs.
+
+    In float32, batch normalisation makes of roundings a difference in the third decimal of the
+    loss after a dozen steps.
+    """
+    problem = _problem("resnet20")
+    weights, (batches, _) = _weights(problem), epoch_of(problem, 0, 0)
+    batch = Batch(batches.indices[0], batches.shifts[0].astype(np.float64), batches.flips[0])
+    theirs = TorchTrainer(problem, SGD)
+    theirs.start(weights)
+    theirs._model.double().train()
+    theirs._training = tuple(torch.from_numpy(x) for x in problem.training)  # type: ignore[assignment]
+    theirs._training = theirs._training[0].double(), theirs._training[1].long()
+    loss = theirs._backward(Batch(*map(torch.from_numpy, batch)))
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda x: jnp.asarray(x, "float64"), variables(weights))
+        images = problem.training.pixels.astype(np.float64), problem.training.labels
+        static = JaxTrainer(problem, SGD)._static
+        value_and_gradient = jax.jit(
+            lambda p, s: jax.value_and_grad(_jax._loss, has_aux=True)(
+                p, s, jax.tree.map(jnp.asarray, images), batch, static
+            )
+        )
+        (ours, (_, after)), gradient = value_and_gradient(*double)
+    # Sums of at most some 1e4 products, through 40 layers: 1e-10 is far from that and from a bug.
+    assert float(loss) == pytest.approx(float(ours), rel=1e-12)
+    for name, layer in theirs._model.layers.items():
+        for parameter, expected in zip(
+            layer.parameters(), reversed(gradient[name].values()), strict=True
+        ):
+            axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[parameter.ndim]
+            found = parameter.grad.numpy().transpose(axes)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+        if name in after:
+            means = layer.running_mean, layer.running_var
+            for found, expected in zip(means, after[name].values(), strict=True):
+                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_augmentation_is_a_linear_shift_and_a_flip(xp: object) -> None:
+    """That of ``scipy.ndimage`` with ``order=1`` and the edge repeated, then left for right."""
+    images = _images(4, 8)
+    shifts = np.random.default_rng(1).uniform(-2, 2, (4, 2)).astype(np.float32)
+    flips = np.asarray([True, False, True, False])
+    found = np.asarray(augmented(images.pixels, Batch(None, shifts, flips), xp))
+    for image, by, flip, ours in zip(images.pixels, shifts, flips, found, strict=True):
+        expected = shift(image.astype(np.float64), (*by, 0), order=1, mode="nearest")
+        expected = expected[:, ::-1] if flip else expected
+        # Four products of float32 numbers of size 3, whose weights are good to 2**-21 or so.
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_an_epoch_sees_each_image_once_and_seeds_and_epochs_differ() -> None:
+    """A seed and an epoch always give the same."""
+    images = digits()
+    problem = Problem("mlp", images.training, images.validation, epochs=2, batch=32)
+    first, again, later, other = (epoch_of(problem, *x) for x in ((3, 0), (3, 0), (3, 1), (4, 0)))
+    assert sorted(first.batches.indices.ravel()) == list(range(1024))
+    assert all(map(np.array_equal, first.batches, again.batches))
+    assert not np.array_equal(first.batches.indices, later.batches.indices)
+    assert not np.array_equal(first.batches.indices, other.batches.indices)
+
+
+def test_each_digit_is_in_one_part() -> None:
+    """1,797 different images (no two of the set are alike), a tenth of each part for each digit."""
+    parts = digits()
+    assert [len(part.labels) for part in parts] == [1024, 323, 450]
+    assert len(np.unique(np.concatenate([part.pixels for part in parts]), axis=0)) == 1797
+    for part in parts:
+        share = np.bincount(part.labels, minlength=10) / len(part.labels)
+        assert share == pytest.approx(0.1, abs=0.01)
+
+
+# --- a step, against NumPy ------------------------------------------------------------------------
+
+
+def _one_step(settings: Settings) -> tuple:
+    images = digits()
+    few = Images(*(x[:64] for x in images.training))
+    problem = Problem("mlp", few, images.validation, epochs=1, batch=64)
+    trainer = TorchTrainer(problem, settings)
+    trainer.start(_weights(problem))
+    epoch = epoch_of(problem, 0, 0)
+    trained = trainer.train(epoch, learning_rates(settings, 1, 1)[0], momenta(settings, 1, 1)[0])
+    gradients = [
+        _numpy_gradient(_weights(problem), *(x[batch.indices[0]] for x in few))
+        for batch in (epoch.batches, epoch.noise_batches)
+    ]
+    return trained, *gradients
+
+
+def _numpy_gradient(weights: dict, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Backpropagation by hand, in float64."""
+    w, b, v, c = (x.astype(np.float64) for layer in weights.values() for x in layer.values())
+    pixels = pixels.reshape(len(pixels), -1)
+    hidden = np.tanh(pixels @ w + b)
+    powers = np.exp(hidden @ v + c)
+    error = (powers / powers.sum(axis=1, keepdims=True) - np.eye(10)[labels]) / len(labels)
+    back = (error @ v.T) * (1 - hidden**2)
+    parts = (pixels.T @ back, back.sum(axis=0), hidden.T @ error, error.sum(axis=0))
+    return np.concatenate([part.ravel() for part in parts])
+
+
+def test_the_temperature_of_sgd_is_its_first_step() -> None:
+    """One step of SGD moves by lr times the gradient: the mean square of that, by NumPy alone."""
+    trained, gradient, _ = _one_step(Settings("sgd", 0.5, 0.0))
+    # A parameter below 1/2 is rounded by 1.5e-8 at most, a displacement is 1e-3 (root mean square).
+    assert trained.temperature == pytest.approx(0.25 * np.mean(gradient**2), rel=3e-5)
+
+
+def test_the_prediction_is_eq_19_with_the_noise_of_two_minibatches() -> None:
+    """One step at rho0: lr**2 (1 + rho) / (4 (1 - rho)) times the mean of (g - g')**2 / 2."""
+    images = digits()
+    problem = Problem("mlp", images.training, images.validation, epochs=1, batch=1024 // 4)
+    settings = Settings("coolmomentum", 0.1, 0.75)
+    trainer = TorchTrainer(problem, settings)
+    trainer.start(_weights(problem))
+    whole = epoch_of(problem, 0, 0)
+    one = Batch(*(x[:1] for x in whole.batches))
+    noise = Batch(*(x[:1] for x in whole.noise_batches))
+    trained = trainer.train(whole._replace(batches=one, noise_batches=noise), [0.1], [0.75])
+    first, second = (
+        _numpy_gradient(_weights(problem), *(x[batch.indices[0]] for x in images.training))
+        for batch in (one, noise)
+    )
+    variance = np.mean((first - second) ** 2) / 2
+    # float32 gradients: relative errors of 1e-6 of the gradients, twice in a square
+    assert trained.predicted_temperature == pytest.approx(0.1**2 * 7 / 4 * variance, rel=1e-5)
+
+
+def test_gradient_noise_is_unbiased() -> None:
+    """Over all pairs of minibatches of 2 from 5 images, its mean is the variance of one of them.
+
+    The variance of a mean of B out of N without replacement is S**2 / B (1 - B / N), S**2 being
+    the variance with divisor N - 1.
+    """
+    images = np.asarray([[1.0, 0.0], [2.0, 5.0], [4.0, -1.0], [8.0, 2.0], [-3.0, 1.0]])
+    minibatches = [images[list(pair)].mean(axis=0) for pair in itertools.combinations(range(5), 2)]
+    estimates = [gradient_noise(a, b) for a in minibatches for b in minibatches]
+    exact = images.var(axis=0, ddof=1).mean() / 2 * (1 - 2 / 5)
+    assert np.mean(estimates) == pytest.approx(exact, rel=1e-14)
+
+
+def test_predicted_temperature_of_a_known_noise() -> None:
+    """<R**2> = 1, lr = 1/100, rho = 99/100: T = 0.4975 (science, section 6) and T lr = 0.004975."""
+    first, second = torch.tensor([1.0, 2.0]), torch.tensor([1.0 + math.sqrt(2), 2 - math.sqrt(2)])
+    predicted = predicted_rescaled_temperature(first, second, lr=0.01, rho=0.99)
+    assert predicted == pytest.approx(0.004975, rel=1e-6)  # float32 gradients
+
+
+@pytest.mark.parametrize("rule", ["coolmomentum", "sgd-cosine", "adam-cosine", "demon"])
+def test_the_frameworks_make_the_same_run(rule: str) -> None:
+    """From the same weights and batches, PyTorch and JAX write the same records, to rounding."""
+    images = digits()
+    problem = Problem("mlp", images.training, images.test, epochs=2, batch=32)
+    settings = Settings(rule, 0.01, 0.9)
+    one, other = (
+        pd.DataFrame(run(t(problem, settings), problem, settings, 0, Checkpoint(None, ""), print))
+        for t in (TorchTrainer, JaxTrainer)
+    )
+    # 64 steps, whose gradients are sums of some 64 rounded products: 2**-24 each, if all conspired.
+    compared = [c for c in one if c != "seconds"]
+    np.testing.assert_allclose(
+        one[compared].astype(float), other[compared].astype(float), rtol=64 * 64 * 2**-24, atol=0
+    )
+
+
+# --- what is made of the runs ---------------------------------------------------------------------
+
+
+def test_half_width_is_that_of_the_tables_of_student() -> None:
+    """For 1..5: s = sqrt(5/2), t(0.975, 4 degrees of freedom) = 2.776445, s t / sqrt(5)."""
+    assert half_width([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776445 / math.sqrt(2), rel=1e-6)
+    assert half_width([0.97, 0.97]) == 0.0
+
+
+def test_best_of_k_is_the_mean_over_all_subsets() -> None:
+    """Of k of the cells, counted one by one."""
+    values = [0.3, 0.1, 0.9, 0.4, 0.4]
+    for k, expected in enumerate(best_of_k(values), start=1):
+        every = [max(some) for some in itertools.combinations(values, k)]
+        assert expected == pytest.approx(sum(every) / len(every), rel=1e-14)
+
+
+def test_the_cell_chosen_has_the_best_mean_at_the_last_epoch() -> None:
+    """Neither a better epoch before nor a better single seed counts; of equals, the lowest loss."""
+    runs = pd.DataFrame(
+        [
+            (0.1, 0, 1, 0.99, 0.1),
+            (0.1, 0, 2, 0.90, 0.1),
+            (0.1, 1, 2, 0.90, 0.1),
+            (0.2, 0, 2, 0.99, 0.1),
+            (0.2, 1, 2, 0.80, 0.1),
+            (0.3, 0, 2, 0.92, 0.5),
+            (0.3, 1, 2, 0.94, 0.5),
+            (0.4, 0, 2, 0.93, 0.2),
+            (0.4, 1, 2, 0.93, 0.2),
+            (0.5, 0, 2, 0.10, math.nan),  # diverged
+            (0.5, 1, 2, 0.10, math.nan),
+        ],
+        columns=["lr", "seed", "epoch", "accuracy", "loss"],
+    ).assign(framework="torch", phase="tuning", rule="sgd", momentum=0.9, weight_decay=0.0)
+    assert chosen(runs).loc["sgd", "lr"] == 0.4
+    assert not chosen(runs).at_edge.any()
+    assert chosen(runs[runs.lr >= 0.4]).at_edge.all()
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """A constant lag has an interval of no length, however much the seeds differ."""
+    accuracies = {"coolmomentum": [0.5, 0.75, 1.0], "sgd": [0.25, 0.5, 0.75]}
+    runs = pd.DataFrame(
+        [
+            {"rule": rule, "seed": seed, "accuracy": accuracy}
+            for rule, its in accuracies.items()
+            for seed, accuracy in enumerate(its)
+        ]
+    ).assign(framework="torch", phase="report", lr=0.1, momentum=0.9, weight_decay=0.0, epoch=1)
+    (line,) = paired_differences(runs).itertuples(index=False)
+    assert line == ("torch", "sgd", -0.25, 0.0)
+
+
+# --- whole runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ci(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``python -m benchmarks.training ci`` leaves behind."""
+    folder = tmp_path_factory.mktemp("results")
+    assert main(["ci", "--output", str(folder)]) == 0
+    return folder / "ci"
+
+
+def test_a_config_is_tuned_and_reported(ci: Path) -> None:
+    """The tuning sees no seed of the report; what is reported is what the tuning chose."""
+    runs, about = read_results(ci / "results.parquet")
+    tuning, report = (runs[runs.phase == phase] for phase in ("tuning", "report"))
+    assert tuning.groupby("rule").size().to_dict() == {"coolmomentum": 2, "sgd-cosine": 2}
+    assert not set(tuning.seed) & set(report.seed)
+    assert report.groupby("rule").seed.nunique().eq(2).all()
+    assert list(report[report.rule == "sgd-cosine"].epoch) == [0, 1, 2] * 2
+    # A seed starts all rules alike, to the last bit, and no two seeds do.
+    before = report[report.epoch == 0].groupby("seed").training_loss
+    assert before.nunique().eq(1).all()
+    assert before.first().nunique() == 2
+    choice = chosen(tuning)
+    assert report.groupby("rule").momentum.first().to_dict() == choice.momentum.to_dict()
+    assert about["command"].startswith("python -m benchmarks.training ci ")
+    assert f"torch {torch.__version__}" in report.versions.iloc[0]
+
+
+def test_a_page_and_figures_are_drawn(ci: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Again from the results alone; the page needs nothing from anywhere else."""
+    (ci / "report.html").unlink()
+    assert main(["ci", "--draw", "--output", str(ci.parent)]) == 0
+    assert "coolmomentum" in capsys.readouterr().out
+    page = (ci / "report.html").read_text()
+    assert page.count("<img") == 4
+    assert "http" not in page.replace("data:image", "")
+    svg = (ci / "training-torch.svg").read_text()
+    for text in ("(a) Training loss", "(b) Test accuracy", "(c) Rescaled temperature", "Eq. 19"):
+        assert text in svg
+
+
+CONFIG = """
+dataset: digits
+objective: training[phase=report,network=mlp,epochs=12,batch=32]
+n-repetitions: 2
+solver:
+  - torch: {rule: coolmomentum, lr: 0.01, momentum: 0.9}
+"""
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
+    """After SIGKILL in the middle of a run: the records of an uninterrupted one, to the bit."""
+    config = tmp_path / "killed"
+    config.mkdir()
+    (config / "report.yml").write_text(CONFIG)
+    command = [sys.executable, "-m", "benchmarks.training", str(config), "--output", str(tmp_path)]
+    output = tmp_path / "killed"
+    with (tmp_path / "log").open("w") as log:
+        first = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while not (found := list(output.rglob("checkpoint.npz"))):
+        assert first.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    with np.load(found[0]) as checkpoint:
+        done = int(checkpoint["epochs"])
+    assert len(found) == 1
+    assert 1 <= done < 12  # in the middle of the first run
+    print(f"killed after epoch {done} of 12 of the first run")
+
+    assert main([str(config), "--output", str(tmp_path)]) == 0
+    runs, _ = read_results(output / "results.parquet")
+    images = digits()
+    problem = Problem("mlp", images.training, images.test, epochs=12, batch=32)
+    settings = Settings("coolmomentum", 0.01, 0.9)
+    trainer = TorchTrainer(problem, settings)
+    assert runs.seed.nunique() == 2
+    for seed, resumed in runs.groupby("seed"):
+        whole = pd.DataFrame(
+            run(trainer, problem, settings, int(seed), Checkpoint(None, ""), lambda _: None)
+        )
+        for column in whole.columns.drop("seconds"):
+            expected = whole[column].astype(runs[column].dtype)
+            if expected.dtype == "float64":
+                expected = expected.astype("float32")
+            np.testing.assert_array_equal(resumed[column], expected, err_msg=column)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A write that fails half-way is told once, and what was written before can still be read."""
+    checkpoint = Checkpoint(tmp_path, "this run")
+    checkpoint.write(1, [{"epoch": 1}], b"state")
+
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    checkpoint.write(2, [{"epoch": 2}], b"later")
+    checkpoint.write(3, [{"epoch": 3}], b"later")
+    assert capsys.readouterr().err.count("No space left on device") == 1
+    assert checkpoint.read() == (1, [{"epoch": 1}], b"state")
+    assert [path.name for path in tmp_path.iterdir()] == [_checkpoint.NAME]
+    assert Checkpoint(tmp_path, "another run").read() is None
+
+
+# --- when it cannot begin -------------------------------------------------------------------------
+
+
+def test_an_unknown_config_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, and nothing is written."""
+    assert main(["mnist", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "config must be a folder with a report.yml: mnist\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_framework_that_is_not_installed_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line says how to install it; nothing is run or written."""
+    monkeypatch.setattr("benchmarks.training._frameworks.find_spec", lambda name: None)
+    assert main(["ci", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == ("torch: torch not installed: pip install '.[demo]'\n")
+    assert not list(tmp_path.iterdir())
