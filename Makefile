@@ -4,7 +4,7 @@ FRAMEWORKS ?= torch jax tensorflow
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo figures agreement mutants test lint clean
+.PHONY: demo figures agreement mutants speed test lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.demo --frameworks $(FRAMEWORKS) --output results/demo
@@ -13,8 +13,21 @@ demo: $(VENV)/demo.stamp
 figures: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.figures
 
+# Half an hour's quiet on the machine is worth more than more rounds. Keras has one backend a process.
+SPEED = OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
+  XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
+  $(BIN)/python -m pytest -q --benchmark-columns=median --benchmark-json=results/speed
+speed: $(VENV)/bench.stamp
+	mkdir -p results/speed
+	$(SPEED)/torch.json benchmarks/speed/bench_torch.py
+	$(SPEED)/jax.json benchmarks/speed/bench_jax.py
+	for backend in tensorflow jax torch; do \
+	  KERAS_BACKEND=$$backend $(SPEED)/keras-$$backend.json benchmarks/speed/bench_keras.py || exit 1; done
+	$(BIN)/python -m benchmarks.speed results/speed
+
+# Each file in one of two processes, with a thread each: a compiler's threads only wait for others.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

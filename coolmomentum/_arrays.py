@@ -15,9 +15,14 @@ Scalar = Any  # a Python number or a 0-d (or broadcastable) array
 DType = Any  # a dtype of the namespace in hand
 
 
+# Made once: an optimizer asks this several times in each step.
+_NUMBERS = int | float
+_NO_NUMBERS = bool | np.generic
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether ``value`` is a Python number (a NumPy scalar is an array, a bool is neither)."""
-    return isinstance(value, int | float) and not isinstance(value, bool | np.generic)
+    return isinstance(value, _NUMBERS) and not isinstance(value, _NO_NUMBERS)
 
 
 def namespace(*values: object) -> Any:

@@ -168,7 +168,7 @@ def cooled_rho(
     0.9
     """
     xp = xp or namespace(step, total_steps, rho0, warmup_steps)
-    if is_number(step) and xp is not math:
+    if xp is not math and is_number(step):
         step = as_array(step, xp)  # a number beside arrays
     if xp is not math and is_number(total_steps) and total_steps > _largest(step, xp):
         # Then the integers of the step do not reach the end, and JAX refuses a longer Python one.

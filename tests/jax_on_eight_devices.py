@@ -16,9 +16,11 @@ from coolmomentum.jax import (
     CoolMomentumState,
     cool_momentum,
     per_leaf,
+    read,
     rescaled_temperature,
     rho,
     temperature,
+    thermometer,
 )
 
 SCHEDULE = CoolingSchedule(6, 0.9)
@@ -206,3 +208,62 @@ def test_explicit_axes():
         assert jax.typeof(after.displacement) == jax.typeof(updates) == jax.typeof(params)
         expected = np.mean((0.1 * 0.95 * PARAMS["w"]) ** 2) / 0.1
         close(jax.jit(lambda state: temperature(state, 0.1))(after), expected)
+
+
+METERED = optax.chain(TX, thermometer(0.1, SCHEDULE, every=2, span=4))
+
+
+def metered_step(params, state, x, y):
+    """A step of the optimizer with its thermometer."""
+    updates, state = METERED.update(jax.grad(loss)(params, x, y), state, params)
+    return optax.apply_updates(params, updates), state, 0.0
+
+
+@pytest.fixture(scope="module")
+def metered_on_one_device():
+    """What it reads there."""
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    return read(run(params, METERED.init(params), X, Y, jax.jit(metered_step))[1])
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS.values())[1:], ids=list(LAYOUTS)[1:])
+def test_the_thermometer_reads_all_shards(layout, metered_on_one_device):
+    """Under jit, what it reads on one device."""
+    place = dict(zip(("w", "b"), (NamedSharding(MESH, spec) for spec in layout), strict=True))
+    params = jax.device_put(PARAMS, place)
+    batch = jax.device_put((X, Y), NamedSharding(MESH, P("x")))
+    _, state, _ = run(params, METERED.init(params), *batch, jax.jit(metered_step))
+    for name, value in metered_on_one_device.items():
+        np.testing.assert_allclose(read(state)[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_thermometer_reads_all_shards_under_shard_map(metered_on_one_device):
+    """By the axes along which each update varies."""
+    specs = {"w": P("x", None), "b": P()}
+    states = jax.tree.map(lambda _: P(), jax.eval_shape(METERED.init, PARAMS))
+    cool, meter = states
+    states = (
+        cool._replace(displacement=specs),
+        meter._replace(previous=specs, start=specs),
+    )
+
+    def gathered(x, spec):
+        return lax.all_gather(x, "x", axis=0, tiled=True) if spec else x
+
+    def sharded_step(params, state, x, y):
+        def global_loss(params):
+            return lax.pmean(loss({k: gathered(v, specs[k]) for k, v in params.items()}, x, y), "x")
+
+        updates, state = METERED.update(jax.grad(global_loss)(params), state, params)
+        return optax.apply_updates(params, updates), state, 0.0
+
+    mapped = jax.shard_map(
+        sharded_step,
+        mesh=MESH,
+        in_specs=(specs, states, P("x"), P("x")),
+        out_specs=(specs, states, P()),
+    )
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    _, state, _ = run(params, METERED.init(params), X, Y, jax.jit(mapped))
+    for name, value in metered_on_one_device.items():
+        np.testing.assert_allclose(read(state)[name], value, rtol=1e-3, atol=1e-4)

@@ -94,7 +94,7 @@ HYPERPARAMETERS = [
 ]
 
 
-@pytest.mark.parametrize("settings", HYPERPARAMETERS, ids=str)
+@pytest.mark.parametrize("settings", HYPERPARAMETERS)
 def test_injected_hyperparameters_change_nothing(settings):
     """Every number traced, warmup_steps included: the same walk to float32 rounding."""
     injected, state = walk(

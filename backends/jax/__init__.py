@@ -18,16 +18,30 @@ from coolmomentum.jax._readings import (
     step_size,
     temperature,
 )
+from coolmomentum.jax._thermometer import (
+    AdamThermometerState,
+    ThermometerState,
+    adam_thermometer,
+    read,
+    reset,
+    thermometer,
+)
 from coolmomentum.jax._transform import CoolMomentumState, cool_momentum
 
 __all__ = [
+    "AdamThermometerState",
     "CoolMomentumState",
+    "ThermometerState",
+    "adam_thermometer",
     "cool_momentum",
     "load_neutral_state",
     "neutral_state",
     "per_leaf",
+    "read",
     "rescaled_temperature",
+    "reset",
     "rho",
     "step_size",
     "temperature",
+    "thermometer",
 ]

@@ -268,24 +268,26 @@ def _sum(state: CoolMomentumState, axis_name: AxisName | None) -> DisplacementSu
 def _global_sum(displacement: jax.Array, axis_name: AxisName | None) -> DisplacementSum:
     """The sum over all shards of one displacement."""
     local = DisplacementSum().add(displacement, xp=jnp)
-    axes = _axes(displacement, axis_name)
+    axes = axes_of(displacement, axis_name)
     if axes == ():
         return local
     total = lax.psum(local.sum_of_squares, axes)  # type: ignore[no-untyped-call]  # JAX has no types here
-    return DisplacementSum(total, local.coordinates * _shards(axes), local.steps)
+    return DisplacementSum(total, local.coordinates * shards(axes), local.steps)
 
 
 def _coordinates(state: CoolMomentumState, axis_name: AxisName | None) -> int:
     """Coordinates of all shards, known from shapes alone."""
-    return sum(coordinates(dx, xp=jnp) * _shards(_axes(dx, axis_name)) for dx in _walking(state))
+    return sum(coordinates(dx, xp=jnp) * shards(axes_of(dx, axis_name)) for dx in _walking(state))
 
 
-def _shards(axes: Any) -> int:
+def shards(axes: Any) -> int:
+    """Into how many parts."""
     shards: int = lax.psum(1, axes)  # type: ignore[no-untyped-call]  # nor here; an int
     return shards
 
 
-def _axes(displacement: jax.Array, axis_name: AxisName | None) -> Any:
+def axes_of(displacement: jax.Array, axis_name: AxisName | None) -> Any:
+    """Mapped axes along which a displacement is split."""
     return _varying_axes(displacement) if axis_name is None else axis_name
 
 

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 
 from coolmomentum.keras._neutral import load_neutral_state, neutral_state
 from coolmomentum.keras._optimizer import CoolMomentum
+from coolmomentum.keras._thermometer import Thermometer
 
-__all__ = ["CoolMomentum", "load_neutral_state", "neutral_state"]
+__all__ = ["CoolMomentum", "Thermometer", "load_neutral_state", "neutral_state"]
 CoolMomentum.__module__ = __name__  # what a saved model names: not a private module

@@ -22,6 +22,10 @@ from coolmomentum.update import next_displacement
 if keras.backend.backend() == "torch":
     from coolmomentum.keras._foreach import is_on_host, take_step
 
+# What the laws are computed by. On JAX its own functions, which the core finds by itself: those of
+# keras.ops make float32 of float64 there, tanh for one.
+_LAWS_BY = None if keras.backend.backend() == "jax" else ops
+
 Tensor = Any  # a tensor of the backend
 Variable = Any  # a keras.Variable; within TensorFlow's step, a tf.Variable
 
@@ -160,7 +164,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         """
         if not isinstance(learning_rate, _Step):
             learning_rate = self._step(learning_rate, [variable])
-        dtype = _wide_dtype([variable])
+        dtype = wide_dtype([variable])
         displacement = self._displacements[self._get_variable_index(variable)]
         moved = next_displacement(
             ops.cast(displacement, dtype),
@@ -201,17 +205,13 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         )
 
     def _step(self, learning_rate: Any, variables: list[Variable]) -> _Step:
-        dtype = _wide_dtype(variables)
+        dtype = wide_dtype(variables)
         rho = self._rho(dtype)
         return _Step(rho, step_size(ops.cast(learning_rate, dtype), rho))
 
     def _rho(self, dtype: str) -> Tensor:
         # Not _iterations, which counts microbatches when gradients are accumulated.
-        step = ops.convert_to_tensor(self.iterations)
-        if isinstance(self._schedule, CoolingSchedule):
-            return self._schedule(step, dtype=dtype, xp=ops)
-        # TensorFlow has no operators between its integers and Python floats.
-        return ops.cast(self._schedule(ops.cast(step, dtype)), dtype)
+        return rho_at(self._schedule, self.iterations, dtype)
 
     # --- the config -----------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
 
     def rho_tensor(self) -> Tensor:
         """:attr:`rho` as a 0-d tensor, for use inside a graph."""
-        return self._rho(_wide_dtype(self._trainable_variables))
+        return self._rho(wide_dtype(self._trainable_variables))
 
     def temperature_tensor(self) -> Tensor:
         """:meth:`temperature` as a 0-d tensor, float32 or better, for use inside a graph."""
@@ -279,7 +279,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
 
     def rescaled_temperature_tensor(self) -> Tensor:
         """:meth:`rescaled_temperature` as a 0-d tensor, float32 or better."""
-        dtype = _wide_dtype(self._trainable_variables)
+        dtype = wide_dtype(self._trainable_variables)
         displacements = [ops.cast(x, dtype) for x in self._displacements if x is not None]
         return ops.cast(rescaled_temperature(displacements, xp=ops), dtype)
 
@@ -290,7 +290,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
 
     def rescaled_temperature_tensors(self) -> list[Tensor]:
         """:meth:`rescaled_temperatures` as 0-d tensors."""
-        dtype = _wide_dtype(self._trainable_variables)
+        dtype = wide_dtype(self._trainable_variables)
         return [
             ops.cast(
                 float("nan") if x is None else rescaled_temperature(ops.cast(x, dtype), xp=ops),
@@ -300,18 +300,31 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         ]
 
     def _last_learning_rate(self) -> Tensor:
-        """That of the last step, in the widest dtype: a schedule has moved on since."""
-        learning_rate = self._learning_rate
-        if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            # It counts microbatches; the last one before a step is the one that the step saw.
-            microbatches = self.iterations * (self.gradient_accumulation_steps or 1)
-            value = learning_rate(ops.maximum(microbatches - 1, 0))
-        else:
-            value = self.learning_rate
-        return ops.cast(value, _wide_dtype(self._trainable_variables))
+        return last_learning_rate(self, wide_dtype(self._trainable_variables))
 
 
-def _wide_dtype(variables: list[Variable]) -> str:
+def rho_at(schedule: Schedule, step: Tensor, dtype: str) -> Tensor:
+    """Momentum coefficient of a step."""
+    step = ops.convert_to_tensor(step)
+    if isinstance(schedule, CoolingSchedule):
+        return schedule(step, dtype=dtype, xp=_LAWS_BY)
+    # TensorFlow has no operators between its integers and Python floats.
+    return ops.cast(schedule(ops.cast(step, dtype)), dtype)
+
+
+def last_learning_rate(optimizer: keras.optimizers.Optimizer, dtype: str) -> Tensor:
+    """That of the last step of an optimizer: a schedule has moved on since."""
+    learning_rate = optimizer._learning_rate
+    if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        # It counts microbatches; the last one before a step is the one that the step saw.
+        microbatches = optimizer.iterations * (optimizer.gradient_accumulation_steps or 1)
+        value = learning_rate(ops.maximum(microbatches - 1, 0))
+    else:
+        value = optimizer.learning_rate
+    return ops.cast(value, dtype)
+
+
+def wide_dtype(variables: list[Variable]) -> str:
     """The dtype to compute in: float64 if a variable has it, else float32."""
     dtypes = {keras.backend.standardize_dtype(variable.dtype) for variable in variables}
     return "float64" if "float64" in dtypes else "float32"

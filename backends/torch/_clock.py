@@ -1,6 +1,8 @@
 """The clock of a parameter group, and the coefficients of the step it stands at."""
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import array_api_compat.torch as xp
 import torch
@@ -10,7 +12,7 @@ from coolmomentum import _check
 from coolmomentum.langevin import step_size
 from coolmomentum.schedules import cooled_rho
 from coolmomentum.torch._paths import Number, Step
-from coolmomentum.torch._settings import Group
+from coolmomentum.torch._settings import COOLING, Group
 
 
 def _on_device(group: Group) -> bool:
@@ -86,24 +88,24 @@ def _rho(group: Group) -> Number:
     """The momentum coefficient of the next step: a float, or a 0-d tensor beside the clock."""
     on_device = _on_device(group)
     step = group["step"] if on_device else int(group["step"])
+    cooling = [group[name] for name in COOLING]
+    if not on_device:
+        if group["schedule"] is None:
+            return _cooled_rho(step, *cooling)
+        return _check.half_open(f"schedule({step})", group["schedule"](step), low=-1)
     # float64 also for float32 parameters: a 0-d tensor does not promote them. MPS has none.
     dtype = torch.float32 if group["step"].device.type == "mps" else torch.float64
     if group["schedule"] is not None:
         rho = group["schedule"](step)
-        if on_device:
-            return torch.as_tensor(rho, dtype=dtype, device=group["step"].device)
-        return _check.half_open(f"schedule({step})", rho, low=-1)
-    cooled: Number = cooled_rho(
-        step,
-        group["total_steps"],
-        group["rho0"],
-        group["law"],
-        group["warmup_steps"],
-        group["warmup_clock"],
-        dtype=dtype,
-        xp=xp if on_device else math,
-    )
+        return torch.as_tensor(rho, dtype=dtype, device=group["step"].device)
+    cooled: Tensor = cooled_rho(step, *cooling, dtype=dtype, xp=xp)
     return cooled
+
+
+@lru_cache  # each is asked for twice, to be shown after a step and by the next, and by every group
+def _cooled_rho(step: int, *cooling: Any) -> float:
+    rho: float = cooled_rho(step, *cooling, xp=math)
+    return rho
 
 
 def step_of(group: Group) -> Step:

@@ -31,6 +31,8 @@ class Step(NamedTuple):
 
     def beside(self, tensor: Tensor) -> "Step":
         """The same with coefficients that are tensors on the device and in the precision of one."""
+        if not isinstance(self.eta, Tensor):  # nor are the others then
+            return self
         lr, rho, eta = (_beside(value, tensor) for value in (self.lr, self.rho, self.eta))
         return self._replace(lr=lr, rho=rho, eta=eta)
 
@@ -52,6 +54,10 @@ class Tensors(NamedTuple):
 
 def take_step(tensors: Tensors, step: Step, group: Group) -> None:
     """Apply one step, each tensor by the fastest path that is right and that the group allows."""
+    if _alike(tensors):
+        path = _path(tensors.params[0], tensors.grads[0], tensors.displacements[0], group)
+        path(tensors, step.beside(tensors.params[0]))
+        return
     sorted_out: dict[Any, Tensors] = {}
     for param, grad, displacement in tensors.triples():
         if type(param) not in _PLAIN and hasattr(param, "placements"):
@@ -67,6 +73,24 @@ def take_step(tensors: Tensors, step: Step, group: Group) -> None:
         displacements.append(displacement)
     for (path, _, _), bucket in sorted_out.items():
         path(bucket, step.beside(bucket.params[0]))
+
+
+def _alike(tensors: Tensors) -> bool:
+    """Whether the path of the first is that of all: plain and contiguous, of one device and dtype.
+
+    This is the common case, and with many small tensors what is asked of each is a good part of a
+    step. It is asked anew in each, as all of it may change in between without a notice.
+    """
+    params, grads, displacements = tensors
+    every = params + grads + displacements
+    return (
+        bool(params)
+        and not torch.compiler.is_compiling()  # the trace pays once, and has no use for all this
+        and set(map(type, params)) <= _PLAIN
+        and (all([param.is_cpu for param in params]) or len({p.device for p in params}) == 1)
+        and [tensor.dtype for tensor in every].count(params[0].dtype) == len(every)
+        and all(map(Tensor.is_contiguous, every))
+    )
 
 
 def _path(
@@ -130,8 +154,8 @@ def _fused(tensors: Tensors, step: Step) -> None:
     """PyTorch's kernel of momentum SGD, in one pass over memory.
 
     It computes ``b = m b + (1 - d) g`` and ``p = p - l b``, after it has negated ``g`` on request
-    and then added weight decay to it. With m = rho, 1 - d = eta, l = -1, the gradient negated and
-    the decay negative, b is the displacement.
+    and then added weight decay to it. With m = rho, 1 - d = -eta and l = -1, b is the displacement.
+    (With the gradient negated instead, as maximize does, it is 5 % slower at 25 million.)
     """
     if not _fused_has_the_precision(step, tensors.params[0].dtype):
         _foreach(tensors, step)
@@ -142,12 +166,12 @@ def _fused(tensors: Tensors, step: Step) -> None:
         tensors.params,
         tensors.grads,
         tensors.displacements,
-        weight_decay=0.0 if step.decoupled_weight_decay else -step.weight_decay,
+        weight_decay=0.0 if step.decoupled_weight_decay else step.weight_decay,
         momentum=step.rho or _TINY,  # type: ignore[arg-type]  # floats, by the check above
         lr=-1.0,
-        dampening=1.0 - step.eta,  # type: ignore[arg-type]  # the same
+        dampening=1.0 + step.eta,  # type: ignore[arg-type]  # the same
         nesterov=False,
-        maximize=not step.maximize,
+        maximize=step.maximize,
         is_first_step=False,
     )
 
@@ -155,7 +179,7 @@ def _fused(tensors: Tensors, step: Step) -> None:
 def _fused_has_the_precision(step: Step, dtype: torch.dtype) -> bool:
     """Whether the kernel can be told this step: host floats, rho >= 0, and eta to full precision.
 
-    It is told ``1 - eta`` and computes eta from that, wrong by up to 2**-54. This must be small
+    It is told ``1 + eta`` and computes eta from that, wrong by up to 2**-53. This must be small
     against eta in the precision of the parameters, so float64 nearly always goes another way.
     Momentum 0 it cannot be told: see ``_TINY``.
     """
@@ -163,7 +187,7 @@ def _fused_has_the_precision(step: Step, dtype: torch.dtype) -> bool:
         return False
     if not step.rho and dtype == torch.float64:
         return False
-    error = abs((1.0 - (1.0 - step.eta)) - step.eta)
+    error = abs((1.0 + step.eta - 1.0) - step.eta)
     return error <= torch.finfo(dtype).eps / 16 * step.eta
 
 
@@ -232,7 +256,7 @@ def _langevin_step(
     )
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = {Tensor, torch.nn.Parameter}
 _HALF = (torch.float16, torch.bfloat16)
 # The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. In float32
 # this is 0; times a displacement in float64 it need not be.

@@ -71,9 +71,8 @@ class Precision:
     displacement_dtype: str  # of the displacements
     flushes: bool = False  # subnormal operands and results of arithmetic become 0
     decay_dtype: str = ""  # what weight decay is computed in, if not in what the rest is
-    schedule_dtype: str = (
-        ""  # what a callable schedule can compute in, if not in what the path does
-    )
+    rho_roundings: int = RHO
+    schedule_dtype: str = ""  # what a callable schedule computes in, if not in what the path does
 
     @property
     def arithmetic(self) -> Format:
@@ -111,7 +110,7 @@ class Precision:
         u = self.arithmetic.u
         if not isinstance(schedule, CoolingSchedule) and self.schedule_dtype:
             u = max(u, FORMATS[self.schedule_dtype].u)
-        error = self.gamma(RHO, u) * abs(rho) + 3 * self.absolute
+        error = self.gamma(self.rho_roundings, u) * abs(rho) + 3 * self.absolute
         return error + (RHO_OF_TAU * u if isinstance(schedule, TemperatureSchedule) else 0.0)
 
 

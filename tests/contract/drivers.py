@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-from bounds import Precision
+from bounds import RHO, Precision
 
 from coolmomentum import CoolingSchedule
 from coolmomentum import jax as cool_jax
@@ -71,10 +71,12 @@ class Driver:
     layouts: ClassVar[Sequence[str]] = ("C",)  # "F" and "gaps" where arrays have strides
     decoupled: ClassVar[bool] = True  # whether it has decoupled weight decay
     maximize: ClassVar[bool] = True
-    # How many sets of settings to draw from, always of the same shapes, where each compiles anew;
-    # 0 for no limit.
+    # How dear a step is. Above 1 the usual run draws fewer examples, always of the same shapes.
+    cost: int = 1
+    # How many sets of settings it draws from where each compiles anew; 0 for no limit.
     programs: int = 0
 
+    rho_roundings: int = RHO
     schedule_dtype: str = ""
 
     @property
@@ -90,6 +92,7 @@ class Driver:
             self.displacement_dtype or self.dtype,
             self.flushes,
             self.decay_dtype,
+            self.rho_roundings,
             self.schedule_dtype,
         )
 
@@ -255,7 +258,8 @@ class Torch(Driver):
 
     def __post_init__(self):
         if self.compiled:
-            self.programs, self.layouts = 2, ("C",)  # each layout would compile as well
+            self.programs, self.cost = 1, 4
+            self.layouts = ("C",)  # each layout would compile as well
         if self.compiled or "capturable" in self.settings:
             self.schedule_dtype = "float32"  # PyTorch's integer tensors, combined with floats
 
@@ -419,6 +423,13 @@ class Jax(Driver):
     jitted: bool
     displacement_dtype: str = ""
     flushes: ClassVar = True
+
+    def __post_init__(self):
+        self.programs, self.cost = (3, 4) if self.jitted else (0, 2)
+        if self.jitted and self.dtype == "float64":
+            # XLA's log1p of a traced -rho0, measured: up to 241 u, towards 1 - sqrt(2), where it
+            # changes its method. In float32 it is within 4 u.
+            self.rho_roundings = RHO + 241
 
     @property
     def decay_dtype(self):

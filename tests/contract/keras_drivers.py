@@ -30,7 +30,10 @@ class Keras(Driver):
     maximize: ClassVar = False
 
     def __post_init__(self):
-        self.programs = 2 if self.compiled else 0
+        if self.compiled:
+            self.programs, self.cost = 2, 4
+        elif BACKEND != "torch":
+            self.cost = 2
 
     @property
     def decay_dtype(self):

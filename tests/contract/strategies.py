@@ -108,8 +108,9 @@ def runs(draw, driver):
         "decay": decay,
         "decoupled": draw(st.booleans()),
         "maximize": draw(st.booleans()),
-        "shapes": ((1,), *draw(st.lists(st.sampled_from(_POOL), max_size=4))),
     }
+    if thorough() or driver.cost == 1:
+        options["shapes"] = ((1,), *draw(st.lists(st.sampled_from(_POOL), max_size=4)))
     return allowed(driver, options)
 
 
@@ -123,11 +124,17 @@ def few_programs(driver):
     return len(FEW) if thorough() else driver.programs
 
 
+def listed(driver):
+    """The settings of EXAMPLES that a path has and that the run has time for."""
+    few = EXAMPLES if driver.cost == 1 or thorough() else FEW
+    few = few[: few_programs(driver)] if driver.programs else few
+    return [options for options in few if options == allowed(driver, options)]
+
+
 def budget(driver, most):
     """Settings of Hypothesis: how many examples a path is worth, and no limit on their size."""
-    share = 4 if driver.programs else 1
     return settings(
-        max_examples=max(1, most * settings.default.max_examples // 100 // share),
+        max_examples=max(1, most * settings.default.max_examples // 100 // driver.cost),
         stateful_step_count=8,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -117,3 +117,35 @@ def test_the_probe_notices_a_kernel_that_computes_something_else(monkeypatch):
     """As PyTorch 2.13 does in half precision, where it leaves the parameters as they are."""
     monkeypatch.setattr(torch, "_fused_sgd_", lambda *args, **settings: None)
     assert not _paths._kernel_works()
+
+
+@pytest.mark.parametrize(("odd", "foreach"), [("layout", [1]), ("class", [])])
+def test_the_odd_one_out_goes_its_own_way(calls, odd, foreach):
+    """What is right for the first tensor is asked of the last as well."""
+    params = parameters(*[(2, 3, 4, 5)] * 2, dtype=torch.float32)
+    grads = gradients(params, 1)
+    xs, _ = exact(params, grads, **COOLING)
+    if odd == "layout":
+        grads[0][1] = grads[0][1].contiguous(memory_format=torch.channels_last)
+    else:
+        params[1] = params[1].detach().as_subclass(Subclass).requires_grad_()
+    follow(params, CoolMomentum(params, **COOLING), grads)
+    assert calls == {"_fused_sgd_": [1], "_foreach_mul_": foreach}
+    assert_rounded([param.as_subclass(torch.Tensor) for param in params], xs, 1)
+
+
+class Subclass(torch.Tensor):
+    """Of which nothing is known."""
+
+
+def test_a_parameter_that_is_laid_out_anew_between_steps(calls):
+    """The path is chosen anew in each step: here the parameter's memory changes order."""
+    params = parameters(*[(2, 3, 4, 5)] * 2, dtype=torch.float32)
+    grads = gradients(params, 3)
+    xs, _ = exact(params, grads, **COOLING)
+    optimizer = CoolMomentum(params, **COOLING)
+    follow(params, optimizer, grads[:1])
+    params[1].data = params[1].data.contiguous(memory_format=torch.channels_last)
+    follow(params, optimizer, grads[1:])
+    assert calls == {"_fused_sgd_": [2, 1, 1], "_foreach_mul_": [1, 1]}
+    assert_rounded(params, xs, 3)

@@ -76,3 +76,33 @@ def test_only_reading_the_temperature_waits():
     assert host_reads(optimizer.temperature) == []
     assert host_reads(optimizer.rescaled_temperatures) == []
     assert len(host_reads(lambda: float(optimizer.temperature()))) == 1
+
+
+@pytest.mark.parametrize("path", [{}, {"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_a_step_allocates_no_more_than_that_of_sgd(path):
+    """On each path: no temporaries, but for the numbers that go into the operators."""
+    shapes = [(100, 100)] * 4 + [(100,)] * 4
+    ours, theirs = (
+        allocated(make, shapes)
+        for make in (
+            lambda params: CoolMomentum(params, total_steps=10, **path),
+            lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, **path),
+        )
+    )
+    assert ours <= theirs < 100
+    assert allocated(lambda params: torch.optim.Adam(params), shapes) > 40_000  # the control
+
+
+def allocated(make, shapes):
+    """Bytes that operators allocate in the third step."""
+    params = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer = make(params)
+    optimizer.step()
+    optimizer.step()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        optimizer.step()
+    return sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
