@@ -205,8 +205,8 @@ TORCH_MUTANTS = [
     Mutant(
         "warm-up clock ignored",
         "torch/_clock.py",
-        '        group["warmup_clock"],\n',
-        '        "run",\n',
+        "            return _cooled_rho(step, *cooling)",
+        '            return _cooled_rho(step, *cooling[:-1], "run")',
         contract(LAWS, TORCH),
     ),
     Mutant(
@@ -236,21 +236,21 @@ TORCH_MUTANTS = [
     Mutant(
         "temperature with the learning rate of now, not of the last step",
         "torch/_optimizer.py",
-        '        lrs = [scalar(group["last_lr"])',
-        '        lrs = [scalar(group["lr"])',
+        '        return [scalar(group["last_lr"])',
+        '        return [scalar(group["lr"])',
         Selection("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
     Mutant(
         "temperature of the parameters, not of their displacements",
         "torch/_optimizer.py",
-        '                self.state.get(param, {}).get("displacement", at_rest)\n',
-        "                param\n",
+        '[self.state.get(p, {}).get("displacement", at_rest) for p in params]',
+        "params",
         contract(LAWS, TORCH),
     ),
     Mutant(
         "temperature over frozen parameters too",
         "torch/_optimizer.py",
-        " if param.requires_grad or param.grad is not None]",
+        " if p.requires_grad or p.grad is not None]",
         "]",
         Selection("torch_adapter/test_torch_update.py", "test_temperature_leaves_out"),
     ),
