@@ -32,7 +32,7 @@ IMPORTED = ("array_api_strict", "flax", "optax", "sybil", "torch._dynamo", "kera
 
 
 @dataclass(frozen=True)
-class Tests:
+class Selection:
     """Some tests of a file, as ``-k`` chooses them; few, because each mistake runs them."""
 
     file: str
@@ -48,13 +48,13 @@ class Mutant:
     file: str
     old: str
     new: str
-    tests: Tests
+    tests: Selection
 
 
-def contract(test: str, path: str) -> Tests:
-    """Tests of the contract suite for the paths whose names have these words."""
+def contract(test: str, path: str) -> Selection:
+    """Selection of the contract suite for the paths whose names have these words."""
     words = " and ".join([test, *path.split()])
-    return Tests("contract/test_contract.py", words, keras=path.startswith("keras"))
+    return Selection("contract/test_contract.py", words, keras=path.startswith("keras"))
 
 
 EXACT, LAWS, ANY_ORDER, RELOADED, END = (
@@ -65,7 +65,7 @@ EXACT, LAWS, ANY_ORDER, RELOADED, END = (
     "test_rho_falls_to_exactly_zero",
 )
 TORCH, JAX, KERAS = "torch default float64", "jax jitted float64", "keras eager float64"
-OPTIONS = Tests("test_update.py", "test_options")
+OPTIONS = Selection("test_update.py", "test_options")
 MOVED = "    moved = next_displacement(velocity, slope, rho=rho, step_size=step_size("
 
 CORE = [
@@ -102,7 +102,7 @@ CORE = [
         "schedules.py",
         '    start = warmup_steps if warmup_clock == "hold" else 0',
         '    start = warmup_steps if warmup_clock == "run" else 0',
-        Tests("test_schedules.py", "test_the_clock_may_hold or test_the_clock_runs_on"),
+        Selection("test_schedules.py", "test_the_clock_may_hold or test_the_clock_runs_on"),
     ),
     Mutant(
         "learning rate outside the displacement",
@@ -148,14 +148,14 @@ NUMPY = [
         "numpy/_optimizer.py",
         "State(state.step + applied, ",
         "State(state.step + 1, ",
-        Tests("test_numpy_optimizer.py", "test_the_clock_counts_applied_steps"),
+        Selection("test_numpy_optimizer.py", "test_the_clock_counts_applied_steps"),
     ),
     Mutant(
         "clock not carried in a neutral state",
         "numpy/_neutral.py",
         "        neutral.clock,\n",
         "        state.step,\n",
-        Tests(
+        Selection(
             "contract/test_neutral.py",
             "test_a_run_moves and torch and numpy and float64 and not float32",
         ),
@@ -193,7 +193,7 @@ TORCH_MUTANTS = [
         "            for x, dx in zip(tensors.params, tensors.displacements, strict=True):\n"
         "                if step.decoupled_weight_decay:\n"
         "                    dx.sub_(step.lr * step.weight_decay * x)\n",
-        Tests("torch_adapter/test_torch_update.py", "test_decoupled_weight_decay"),
+        Selection("torch_adapter/test_torch_update.py", "test_decoupled_weight_decay"),
     ),
     Mutant(
         "sign of maximize",
@@ -205,8 +205,8 @@ TORCH_MUTANTS = [
     Mutant(
         "warm-up clock ignored",
         "torch/_clock.py",
-        '        group["warmup_clock"],\n',
-        '        "run",\n',
+        "            return _cooled_rho(step, *cooling)",
+        '            return _cooled_rho(step, *cooling[:-1], "run")',
         contract(LAWS, TORCH),
     ),
     Mutant(
@@ -236,23 +236,23 @@ TORCH_MUTANTS = [
     Mutant(
         "temperature with the learning rate of now, not of the last step",
         "torch/_optimizer.py",
-        '        lrs = [scalar(group["last_lr"])',
-        '        lrs = [scalar(group["lr"])',
-        Tests("torch_adapter/test_torch_update.py", "test_temperature_divides"),
+        '        return [scalar(group["last_lr"])',
+        '        return [scalar(group["lr"])',
+        Selection("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
     Mutant(
         "temperature of the parameters, not of their displacements",
         "torch/_optimizer.py",
-        '                self.state.get(param, {}).get("displacement", at_rest)\n',
-        "                param\n",
+        '[self.state.get(p, {}).get("displacement", at_rest) for p in params]',
+        "params",
         contract(LAWS, TORCH),
     ),
     Mutant(
         "temperature over frozen parameters too",
         "torch/_optimizer.py",
-        " if param.requires_grad or param.grad is not None]",
+        " if p.requires_grad or p.grad is not None]",
         "]",
-        Tests("torch_adapter/test_torch_update.py", "test_temperature_leaves_out"),
+        Selection("torch_adapter/test_torch_update.py", "test_temperature_leaves_out"),
     ),
     Mutant(
         "rho in float32 in a capturable step",
@@ -296,7 +296,7 @@ JAX_MUTANTS = [
         "jax/_readings.py",
         "        last = jnp.maximum(state.count - 1, 0)",
         "        last = state.count",
-        Tests("test_jax_readings.py", "test_a_learning_rate_schedule_is_read"),
+        Selection("test_jax_readings.py", "test_a_learning_rate_schedule_is_read"),
     ),
 ]
 KERAS_MUTANTS = [
@@ -333,7 +333,7 @@ KERAS_MUTANTS = [
         "keras/_optimizer.py",
         "            rho = float(self._schedule(int(self.iterations)))",
         "            rho = float(self._schedule(int(self._iterations)))",
-        Tests("keras_adapter/test_keras_options.py", "accumul", keras=True),
+        Selection("keras_adapter/test_keras_options.py", "accumul", keras=True),
     ),
 ]
 MUTANTS = {
@@ -358,7 +358,7 @@ class Verdict:
     output: str
 
 
-def tested(tests: Tests, mutant: Mutant | None) -> Verdict:
+def verdict_on(tests: Selection, mutant: Mutant | None) -> Verdict:
     """Run tests against a copy of the package, with the mistake in it, in a child."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "coolmomentum"
@@ -379,7 +379,7 @@ def tested(tests: Tests, mutant: Mutant | None) -> Verdict:
         return Verdict(**json.loads(result.read_text(encoding="utf-8")), output=said)
 
 
-def _run(tests: Tests, copy: Path) -> None:
+def _run(tests: Selection, copy: Path) -> None:
     """In the child: the copy is imported first, so that the tests cannot meet the checkout."""
     output = os.open(copy.with_name("output"), os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)
@@ -439,7 +439,10 @@ def main(words: list[str]) -> int:
     survived = 0
     for where, mutant in mutants:
         progress.print(f"{time.perf_counter() - began:4.0f} s  {where}: {mutant.mistake}")
-        before, after = sound[mutant.tests.file, mutant.tests.keras], tested(mutant.tests, mutant)
+        before, after = (
+            sound[mutant.tests.file, mutant.tests.keras],
+            verdict_on(mutant.tests, mutant),
+        )
         if after.status == 1 and after.failed in before.passed:
             table.add_row("[green]✓", where, mutant.mistake, escape(after.failed))
             continue
@@ -462,13 +465,13 @@ def import_once() -> None:
     gc.freeze()  # what children inherit is not theirs to collect
 
 
-def without_mistakes(every: list[Tests]) -> dict[tuple[str, bool], Verdict]:
+def without_mistakes(every: list[Selection]) -> dict[tuple[str, bool], Verdict]:
     """What all the tests of a file that will be used say of the package as it is."""
     chosen: dict[tuple[str, bool], set[str]] = {}
     for tests in every:
         chosen.setdefault((tests.file, tests.keras), set()).add(f"({tests.chosen})")
     return {
-        (file, on_keras): tested(Tests(file, " or ".join(sorted(words)), on_keras), None)
+        (file, on_keras): verdict_on(Selection(file, " or ".join(sorted(words)), on_keras), None)
         for (file, on_keras), words in chosen.items()
     }
 
