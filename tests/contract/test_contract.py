@@ -112,6 +112,7 @@ def follow(driver, options, steps):
     for n, (seed, kind) in enumerate(steps):
         if n == len(steps) // 2 and n:
             both.set_lr(0.75 * both.oracle.lr)
+            both.check()  # the temperature is that of the last step, and its learning rate
         both.step(seed, kind)
         both.check()
     return both
