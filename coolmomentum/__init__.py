@@ -11,9 +11,11 @@ simulated annealing", Scientific Reports 11, 10705 (2021).
 """
 
 from coolmomentum.langevin import (
+    adam_mass,
     adiabaticity,
     effective_learning_rate,
     friction_from_rho,
+    learning_rate_from_adam,
     learning_rate_from_sgd,
     matched_sgd_learning_rate,
     noise_temperature,
@@ -67,6 +69,7 @@ __all__ = [
     "TemperatureSchedule",
     "WarmupClock",
     "__version__",
+    "adam_mass",
     "adiabatic_rho0",
     "adiabaticity",
     "check_schedule",
@@ -80,6 +83,7 @@ __all__ = [
     "inner_product",
     "langevin_step",
     "largest_adiabaticity",
+    "learning_rate_from_adam",
     "learning_rate_from_sgd",
     "matched_sgd_learning_rate",
     "next_displacement",

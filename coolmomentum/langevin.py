@@ -13,9 +13,11 @@ from coolmomentum import _check
 from coolmomentum._arrays import Scalar, is_number
 
 __all__ = [
+    "adam_mass",
     "adiabaticity",
     "effective_learning_rate",
     "friction_from_rho",
+    "learning_rate_from_adam",
     "learning_rate_from_sgd",
     "matched_sgd_learning_rate",
     "noise_temperature",
@@ -339,6 +341,74 @@ def learning_rate_from_sgd(learning_rate: Scalar, momentum: Scalar) -> Scalar:
     if is_number(momentum):
         _check.half_open("momentum", momentum)
     return 2 * learning_rate / (1 + momentum)
+
+
+def learning_rate_from_adam(learning_rate: Scalar, beta1: Scalar) -> Scalar:
+    """Squared time step of Adam, whose coordinates have the masses of :func:`adam_mass`.
+
+    ``dt**2 = 2 learning_rate (1 - beta1) / (1 + beta1)``: times its mass a displacement obeys
+    Eq. 14 with rho = beta1 and step size ``learning_rate (1 - beta1)``. The correction of the bias
+    of the first moment, which is over after some ``1 / (1 - beta1)`` steps, is left out.
+
+    Parameters
+    ----------
+    learning_rate : learning rate of Adam, >= 0.
+    beta1 : its decay of the first moment, in [0, 1).
+
+    Returns
+    -------
+    squared time step ``dt**2``
+
+    Raises
+    ------
+    ValueError
+        If beta1 is a Python number outside [0, 1).
+
+    Examples
+    --------
+    >>> learning_rate_from_adam(0.75, beta1=0.5)
+    0.5
+    """
+    if is_number(beta1):
+        _check.half_open("beta1", beta1)
+    return learning_rate_from_sgd(learning_rate * (1 - beta1), beta1)
+
+
+def adam_mass(second_moment: Scalar, beta2: Scalar, steps: Scalar, epsilon: Scalar) -> Scalar:
+    """Mass of a coordinate in Adam: what its update divides the first moment by.
+
+    ``mass = sqrt(second_moment / (1 - beta2**steps)) + epsilon``. With it, and ``dt**2`` of
+    :func:`learning_rate_from_adam`, ``mass <dx**2> / dt**2`` is the temperature of Eq. 22. It is
+    ``learning_rate sigma / 2`` where noise of standard deviation sigma dominates the gradient.
+
+    Parameters
+    ----------
+    second_moment : decaying mean of the squared gradient, its bias not corrected, >= 0.
+    beta2 : decay of the second moment, in [0, 1).
+    steps : steps taken, > 0; of arrays the dtype is also that of ``beta2**steps``.
+    epsilon : of Adam, added to the root of the corrected moment, >= 0.
+
+    Returns
+    -------
+    mass, in the unit of a gradient
+
+    Raises
+    ------
+    ValueError
+        If a Python number is out of range.
+
+    Examples
+    --------
+    After one step with a gradient of 3:
+
+    >>> adam_mass(0.25 * 9.0, beta2=0.75, steps=1, epsilon=0.0)
+    3.0
+    """
+    _non_negative("second_moment", second_moment)
+    if is_number(beta2):
+        _check.half_open("beta2", beta2)
+    unbiased = second_moment / (1 - beta2 ** _positive("steps", steps))
+    return unbiased**0.5 + _non_negative("epsilon", epsilon)
 
 
 def matched_sgd_learning_rate(learning_rate: Scalar, rho: Scalar, momentum: Scalar = 0.0) -> Scalar:

@@ -1,5 +1,6 @@
 """The optax thermometer: closed forms, the core's window, every wrapper, and what a step pays."""
 
+import functools
 import re
 
 import jax
@@ -7,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from exact import U64
+from exact import U32, U64
 from jax import export
-from jax_tools import double, same, walk
+from jax_tools import double, same
 
 from coolmomentum import CoolingSchedule, learning_rate_from_sgd
 from coolmomentum.jax import (
@@ -39,6 +40,45 @@ def gradients(steps, dtype="float32", seed=0):
     ]
 
 
+@functools.cache
+def stepper(tx):
+    """A jitted step: to compile one takes two seconds, so the tests share them."""
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def walk(tx, params, gradients):
+    """Parameters and state before the first step and after each."""
+    states = [(params, tx.init(params))]
+    for gradient in gradients:
+        states.append(stepper(tx)(*states[-1], gradient))
+    return states
+
+
+@functools.cache
+def alone(steps):
+    """The state after some steps of a bare chain, with which the others are compared."""
+    return walk(TX, PARAMS, gradients(steps))[-1][1]
+
+
+def near(got, expected):
+    """Whether readings are the same but for the order of float32 sums.
+
+    Displacements of order 0.1 are sums of up to 8 terms, each wrong by some 4 roundings; squares,
+    products and sums add some 16; three points and predicted subtract like numbers and divide by
+    1 - rho**2 > 0.19, and the rest by no less: 64 roundings in 0.19, at most tenfold by cancelling.
+    """
+    assert got.keys() == expected.keys()
+    size = 64 * U32 / 0.19 * 10
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=size, atol=size, err_msg=name)
+
+
 def window_of(states, rho, dt2, every, span):
     """The readings of the core's window on NumPy, from the parameters after each step."""
     xs = [[np.asarray(x, np.float64) for x in jax.tree.leaves(params)] for params, _ in states]
@@ -64,7 +104,7 @@ def window_of(states, rho, dt2, every, span):
 
 
 @double()
-@pytest.mark.parametrize(("every", "span"), [(1, 1), (1, 3), (2, 4), (5, 10)])
+@pytest.mark.parametrize(("every", "span"), [(1, 1), (1, 3), (5, 10)])
 def test_it_reads_what_the_window_of_the_core_reads(every, span):
     """In float64, all rows and readings, while rho cools: 40 steps of displacements below 1.
 
@@ -90,10 +130,10 @@ def test_it_reads_what_the_window_of_the_core_reads(every, span):
 def test_the_temperature_of_a_list():
     """Of two displacements T is 8/3 by Eq. 22 and 2/3 by three points (rationals)."""
     tx = thermometer(0.01, 0.5, every=1)
-    state = tx.init(jnp.zeros(3))
+    state, update = tx.init(jnp.zeros(3)), jax.jit(tx.update)
     states = []
     for dx in ([0.1, -0.2, 0.3], [0.0, 0.1, -0.1]):
-        updates, state = tx.update(jnp.array(dx), state)
+        updates, state = update(jnp.array(dx), state)
         assert same(updates, jnp.array(dx))
         states.append(state)
     first, both = map(read, states)
@@ -106,23 +146,36 @@ def test_the_temperature_of_a_list():
     assert set(both) == {*READINGS, "steps"}
 
 
-def wander(tx, k, sigma, drift=0.0, steps=1000, size=10_000):
-    """The reading of a noisy walk in a parabola, after 500 steps to come to rest."""
+def sgd(rho, dt2):
+    """Of Eq. 16; its settings are traced, so that it is compiled once for all walks."""
+    eta = dt2 * (1 + rho) / 2
+    return optax.chain(optax.sgd(eta, momentum=rho), thermometer(dt2, rho))
+
+
+@functools.partial(jax.jit, static_argnames="make")
+def wandering(x, state, keys, settings, k, sigma, drift, *, make):
+    """More steps of a noisy walk in a parabola."""
+    tx = make(*settings)
 
     def step(carry, key):
         x, state = carry
-        noise = sigma * jax.random.normal(key, x.shape)
-        updates, state = tx.update(k * x + noise + drift, state, x)
+        updates, state = tx.update(
+            k * x + sigma * jax.random.normal(key, x.shape) + drift, state, x
+        )
         return (x + updates, state), None
 
-    @jax.jit
-    def run(x, state, keys):
-        return jax.lax.scan(step, (x, state), keys)[0]
+    return jax.lax.scan(step, (x, state), keys)[0]
 
+
+def wander(make, settings, k, sigma, drift=0.0, steps=1000, size=10_000):
+    """The reading of a noisy walk in a parabola, after 500 steps to come to rest."""
     x = jnp.zeros(size)
-    keys = jax.random.split(jax.random.key(0), 500 + steps)
-    x, state = run(x, tx.init(x), keys[:500])
-    return read(run(x, reset(state), keys[500:])[1])
+    state = make(*settings).init(x)
+    for i, keys in enumerate(jax.random.split(jax.random.key(0), (1 + steps // 500, 500))):
+        x, state = wandering(x, state, keys, settings, k, sigma, drift, make=make)
+        if i == 0:
+            state = reset(state)
+    return read(state)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +188,7 @@ def test_stationary_walks_have_their_closed_forms(rho, dt2, k, heat):
     neighbours in the window are 10 steps apart and still alike; five of them are allowed.
     """
     sigma = (heat * 4 * (1 - rho) / (1 + rho) / dt2) ** 0.5  # Eq. 19
-    tx = optax.chain(optax.sgd(dt2 * (1 + rho) / 2, momentum=rho), thermometer(dt2, rho, every=10))
-    reading, a = wander(tx, k, sigma), k * dt2
+    reading, a = wander(sgd, (rho, dt2), k, sigma), k * dt2
     near = {"rel": 0, "abs": 0.01}
     assert reading["temperature"] / heat * (1 - a / 4) == pytest.approx(1, **near)
     assert reading["three_point_temperature"] / heat == pytest.approx(1, **near)
@@ -144,7 +196,7 @@ def test_stationary_walks_have_their_closed_forms(rho, dt2, k, heat):
     assert reading["curvature"] == pytest.approx(a, abs=4 * 0.01)
     excess = 1 + rho * a / (2 * (1 - rho))  # of the prediction over Eq. 22, from <g**2>
     assert reading["predicted_temperature"] / reading["temperature"] == pytest.approx(
-        excess, rel=0.02
+        excess, rel=2 * 0.01
     )
     assert reading["drift"] == 0
     assert reading["freeze_out"] > 0.9
@@ -153,89 +205,102 @@ def test_stationary_walks_have_their_closed_forms(rho, dt2, k, heat):
 
 def test_free_diffusion_and_drift_are_told_apart():
     """R is 0 and the flag down where nothing pulls; R is below 0 and the flag up in a drift."""
-    tx = optax.chain(
-        optax.sgd(0.01, momentum=0.5), thermometer(learning_rate_from_sgd(0.01, 0.5), 0.5, every=1)
-    )
-    free, pushed = wander(tx, 0.0, 1.0), wander(tx, 0.0, 1.0, drift=0.5)
+    settings = 0.5, learning_rate_from_sgd(0.01, 0.5)
+    free, pushed = wander(sgd, settings, 0.0, 1.0), wander(sgd, settings, 0.0, 1.0, drift=0.5)
     assert abs(free["freeze_out"]) < 5 * free["freeze_out_error"] < 0.1
     assert free["drift"] == 0
     assert pushed["freeze_out"] < -1
     assert pushed["drift"] == 1
 
 
+def adam(learning_rate):
+    """With a second moment that is known well."""
+    return adam_thermometer(optax.adam(learning_rate, b2=0.9999), learning_rate, b2=0.9999)
+
+
 def test_the_temperature_of_adam_is_half_its_learning_rate_times_sigma():
-    """With masses, at b2 = 0.9999 so that they are known to 1 %; 500 + 3000 steps of 10,000."""
-    tx = adam_thermometer(optax.adam(1e-3, b2=0.9999), 1e-3, b2=0.9999)
-    reading = wander(tx, 0.0, 3.0, steps=3000)
-    assert reading["temperature"] == pytest.approx(1.5e-3, rel=0.02)
-    assert reading["rho"] == pytest.approx(0.9, rel=1e-6)
+    """With masses, at b2 = 0.9999: n > 500 gradients are in the second moment.
+
+    The temperature is then low by 1 / (4 n), below 5e-4: 3/4 - 1 of 1/n, for the second moment's
+    own scatter and for what it shares with the first. Its mean is of 3e6 squares, whose neighbours
+    10 steps apart share 0.9**20: four standard errors are 4 sqrt(2 (1 + 2 * 0.14) / 3e6).
+    """
+    reading = wander(adam, (1e-3,), 0.0, 3.0, steps=3000)
+    assert reading["temperature"] == pytest.approx(1.5e-3, rel=5e-4 + 4 * (2.56 / 3e6) ** 0.5)
+    assert reading["rho"] == pytest.approx(0.9, rel=301 * U32)  # a sum of 300
+
+
+def test_the_masses_of_the_first_steps():
+    """In the first steps, where the bias is large: sqrt(nu_hat) + eps with nu_hat in float64.
+
+    Three steps of displacements below 0.1: some 30 roundings each in the moments, and the bias
+    1 - b2**n is a difference near 1e-3 of a float32 b2**n, wrong by n U32: n U32 / 1e-3 relative.
+    """
+    tx = adam_thermometer(optax.adam(0.1, eps=0.5), 0.1, eps=0.5, every=1)
+    params, grads = jnp.zeros(3), [jnp.array([3.0, -0.1, 0.0]) * n for n in (1, 2, 3)]
+    states = walk(tx, params, grads)
+    nu, energies = np.zeros(3), []
+    for n, (g, (old, _), (new, _)) in enumerate(zip(grads, states, states[1:], strict=False), 1):
+        nu = 0.999 * nu + 0.001 * np.square(np.asarray(g, np.float64))
+        dx = np.asarray(new, np.float64) - np.asarray(old, np.float64)
+        energies.append(np.mean((np.sqrt(nu / (1 - 0.999**n)) + 0.5) * dx**2))
+    size = 3 * U32 / 1e-3 + 64 * U32
+    reading = read(states[-1][1])
+    expected = np.mean(energies) / (2 * 0.1 * 0.1 / 1.9)
+    assert reading["temperature"] == pytest.approx(expected, rel=size)
 
 
 # --- wrappers -----------------------------------------------------------------------------------
 
-MASK = {"layer": True, "scale": False}
-WRAPPED = {
-    "named_chain": optax.named_chain(("a", COOL), ("b", METER)),
-    "inject_hyperparams": optax.inject_hyperparams(
-        lambda learning_rate: optax.chain(
-            cool_momentum(learning_rate, schedule=COOLING),
-            thermometer(learning_rate, COOLING, every=2, span=4),
-        )
-    )(0.1),
-    "partition": optax.chain(optax.partition({0: COOL}, jax.tree.map(lambda _: 0, PARAMS)), METER),
-    "apply_if_finite": optax.apply_if_finite(TX, 5),
-    "masked": optax.masked(TX, jax.tree.map(lambda _: True, PARAMS)),
-    "MultiSteps": optax.MultiSteps(TX, 1),
-    "flatten": optax.flatten(TX),
+INJECTED = optax.inject_hyperparams(
+    lambda learning_rate: optax.chain(
+        cool_momentum(learning_rate, schedule=COOLING),
+        thermometer(learning_rate, COOLING, every=2, span=4),
+    )
+)
+WRAPPED = {  # MultiSteps, apply_if_finite, partition and masked have their own tests
+    "inject_hyperparams": INJECTED(0.1),
+    "flatten and named_chain": optax.flatten(optax.named_chain(("a", COOL), ("b", METER))),
 }
 
 
 @pytest.mark.parametrize("name", WRAPPED)
 def test_it_reads_the_same_inside_every_wrapper(name):
     """Found wherever it is, and after a reset there empty."""
-    _, alone = walk(TX, PARAMS, gradients(8))[-1]
     _, state = walk(WRAPPED[name], PARAMS, gradients(8))[-1]
-    # flattened, the coordinates are added in another order; injected, rho is rounded elsewhere
-    for reading, value in read(alone).items():
-        np.testing.assert_allclose(read(state)[reading], value, rtol=1e-4, atol=1e-5)
-    assert read(reset(state))["steps"] == 0
+    near(read(state), read(alone(8)))
+    assert read(jax.jit(reset)(state))["steps"] == 0
 
 
 def test_masked_parameters_are_not_there():
     """Nor in the rows."""
-    tx = optax.masked(TX, MASK)
+    tx = optax.masked(TX, {"layer": True, "scale": False})
     _, state = walk(tx, PARAMS, gradients(4))[-1]
-    _, alone = walk(TX, PARAMS, gradients(4))[-1]
     assert list(read(state, "parameter")) == NAMES[:2]
-    for name, value in read(alone, "group")["layer"].items():  # compiled into another sum
-        np.testing.assert_allclose(read(state)[name], value, rtol=1e-5, atol=1e-6)
+    near(read(state), read(alone(4), "group")["layer"])
 
 
 def test_of_several_each_is_read_by_itself():
-    """As in the groups of a partition."""
-    groups = {"layer": "x", "scale": "y"}
-    tx = optax.partition({"x": TX, "y": TX}, groups)
+    """As in the groups of a partition; others may have none."""
+    tx = optax.partition({"x": TX, "y": COOL}, {"layer": "x", "scale": "y"})
     _, state = walk(tx, PARAMS, gradients(4))[-1]
-    _, alone = walk(TX, PARAMS, gradients(4))[-1]
+    mine = state.inner_states["x"]
+    near(read(mine), read(alone(4), "group")["layer"])
+    near(read(state), read(mine))
     with pytest.raises(ValueError, match="one thermometer in it: 2 found"):
-        read(state)
-    mine, expected = read(state.inner_states["y"]), read(alone, "parameter")["scale"]
-    for name, value in expected.items():  # compiled into another sum
-        np.testing.assert_allclose(mine[name], value, rtol=1e-5, atol=1e-6)
+        read((mine, mine))
     with pytest.raises(ValueError, match="0 found"):
-        read(COOL.init(PARAMS))
+        read(state.inner_states["y"])
 
 
 def test_microbatches_are_no_steps_and_rejected_steps_change_nothing():
     """MultiSteps counts optimizer steps; apply_if_finite leaves the state as it was."""
     tx = optax.MultiSteps(optax.apply_if_finite(TX, 9), 2)
-    twice = [g for g in gradients(6) for _ in range(2)]
-    _, state = walk(tx, PARAMS, twice)[-1]
-    _, alone = walk(TX, PARAMS, gradients(6))[-1]
-    for name, value in read(alone).items():  # the mean of two is rounded
-        np.testing.assert_allclose(read(state)[name], value, rtol=1e-4, atol=1e-5)
+    twice = [g for g in gradients(8) for _ in range(2)]
     bad = jax.tree.map(lambda x: x * jnp.nan, twice[0])
-    _, after = walk(tx, PARAMS, [*twice, bad, bad])[-1]
+    states = walk(tx, PARAMS, [*twice, bad, bad])
+    (_, state), (_, after) = states[-3], states[-1]
+    near(read(state), read(alone(8)))
     assert same(after.inner_opt_state.inner_state, state.inner_opt_state.inner_state)
 
 
@@ -314,18 +379,8 @@ def test_a_step_that_is_not_measured_copies_no_parameter(tx):
 
 def test_nothing_is_traced_again():
     """One trace for measured and other steps."""
-    traces = []
-
-    @jax.jit
-    def step(params, state):
-        traces.append(1)
-        updates, state = TX.update(params, state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, state = PARAMS, TX.init(PARAMS)
-    for _ in range(9):
-        params, state = step(params, state)
-    assert len(traces) == 1
+    alone(8)
+    assert stepper(TX)._cache_size() == 1
 
 
 @double()
@@ -344,27 +399,25 @@ def test_derivatives_go_through_the_updates():
     """As without it, for those who differentiate a training run."""
 
     def end(x, tx):
-        state = tx.init(x)
-        for _ in range(3):
+        def step(carry, _):
+            x, state = carry
             updates, state = tx.update(x, state, x)
-            x = x + updates
-        return x
+            return (x + updates, state), None
 
-    with_it, without = (jax.grad(end)(2.0, tx) for tx in (TX, COOL))
+        return jax.lax.scan(step, (x, tx.init(x)), length=3)[0][0]
+
+    with_it, without = (jax.jit(jax.grad(end), static_argnums=1)(2.0, tx) for tx in (TX, COOL))
     assert float(with_it) == float(without)
 
 
 def test_under_vmap_each_has_its_window():
     """Two runs at once read as one by one."""
-    runs = [gradients(4, seed=seed) for seed in (0, 1)]
+    runs = [gradients(4), jax.tree.map(lambda x: 2 * x, gradients(4))]
     params = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
     state = jax.vmap(TX.init)(params)
+    step = jax.jit(jax.vmap(stepper(TX).__wrapped__))
     for pair in zip(*runs, strict=True):
-        both = jax.tree.map(lambda *x: jnp.stack(x), *pair)
-        updates, state = jax.vmap(TX.update)(both, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state, jax.tree.map(lambda *x: jnp.stack(x), *pair))
     for i, run in enumerate(runs):
-        _, alone = walk(TX, PARAMS, run)[-1]
-        mine = read(jax.tree.map(lambda x, i=i: x[i], state))
-        for name, value in read(alone).items():
-            np.testing.assert_allclose(mine[name], value, rtol=1e-5, atol=1e-6)
+        _, single = walk(TX, PARAMS, run)[-1]
+        near(read(jax.tree.map(lambda x, i=i: x[i], state)), read(single))

@@ -11,9 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coolmomentum import (
+    adam_mass,
     adiabaticity,
     effective_learning_rate,
     friction_from_rho,
+    learning_rate_from_adam,
     learning_rate_from_sgd,
     matched_sgd_learning_rate,
     next_displacement,
@@ -115,6 +117,27 @@ def test_torch_sgd_as_langevin_dynamics():
     assert dt_squared == F(2, 19)
     assert step_size(dt_squared, F(9, 10)) == F(1, 10)
     assert friction_from_rho(F(9, 10), F(1)) == F(2, 19)
+
+
+def test_adam_as_langevin_dynamics():
+    """Its displacement times its mass is that of Eq. 14, exactly in fractions.
+
+    ``m' = b1 m + (1 - b1) g`` and ``dx = -lr m / mass`` make ``mass dx' = b1 mass dx - eta g``.
+    """
+    lr, beta1, m, gradient = F(1, 1000), F(9, 10), F(3, 7), F(-2, 3)
+    dt_squared = learning_rate_from_adam(lr, beta1)
+    assert dt_squared == F(1, 9500)
+    after = -lr * (beta1 * m + (1 - beta1) * gradient)
+    eta = step_size(dt_squared, beta1)
+    assert next_displacement(-lr * m, gradient, rho=beta1, step_size=eta) == after
+
+
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_the_mass_of_a_constant_gradient_is_its_size(steps):
+    """However few steps; the bias 1 - beta2**n is made of n + 1 rounded operations over 1/4."""
+    moment = sum(9 * F(1, 4) * F(3, 4) ** n for n in range(steps))
+    mass = adam_mass(float(moment), 0.75, steps, 0.5)
+    assert mass == pytest.approx(3.5, rel=(4 * (steps + 1) + 4) * U64)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +326,8 @@ ARRAY_FUNCTIONS = [  # function, arguments, roundings of one evaluation
     (rho_from_reduced_temperature, (3.7,), 4),
     (effective_learning_rate, (0.3, 0.6), 5),
     (learning_rate_from_sgd, (0.3, 0.6), 3),
+    (learning_rate_from_adam, (0.3, 0.6), 5),
+    (adam_mass, (0.3, 0.6, 2.0, 0.1), 9),
     (matched_sgd_learning_rate, (0.3, 0.6, 0.5), 7),
     (adiabaticity, (0.3, 0.6), 5),
 ]
@@ -357,6 +382,11 @@ def test_one_array_among_numbers(library, function, arguments, _):
         (lambda: rho_from_reduced_temperature(-0.1), "tau must be finite and >= 0: -0.1"),
         (lambda: effective_learning_rate(0.1, 1.0), "rho must be in [-1, 1): 1.0"),
         (lambda: learning_rate_from_sgd(0.1, 1.0), "momentum must be in [0, 1): 1.0"),
+        (lambda: learning_rate_from_adam(0.1, 1.0), "beta1 must be in [0, 1): 1.0"),
+        (lambda: adam_mass(-1.0, 0.5, 1, 0.1), "second_moment must be finite and >= 0: -1.0"),
+        (lambda: adam_mass(1.0, 1.0, 1, 0.1), "beta2 must be in [0, 1): 1.0"),
+        (lambda: adam_mass(1.0, 0.5, 0, 0.1), "steps must be finite and > 0: 0"),
+        (lambda: adam_mass(1.0, 0.5, 1, -0.1), "epsilon must be finite and >= 0: -0.1"),
         (lambda: matched_sgd_learning_rate(0.1, 0.5, -0.1), "momentum must be in [0, 1): -0.1"),
         (lambda: matched_sgd_learning_rate(0.1, 2.0), "rho must be in [-1, 1): 2.0"),
         (lambda: adiabaticity(-1.0, 0.5), "cooling_speed must be finite and >= 0: -1.0"),

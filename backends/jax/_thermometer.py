@@ -18,7 +18,7 @@ from coolmomentum import _check
 from coolmomentum._arrays import is_number, wide
 from coolmomentum.jax._readings import AxisName, axes_of, shards
 from coolmomentum.jax._transform import RhoSchedule, precision, rho_at, value_at, walks
-from coolmomentum.langevin import learning_rate_from_sgd
+from coolmomentum.langevin import adam_mass, learning_rate_from_adam
 from coolmomentum.temperature import coordinates, inner_product, squared_norm
 from coolmomentum.thermometer import EVERY, SPAN, PairSums, Rows, Window, check_intervals, pair_sums
 
@@ -169,7 +169,7 @@ def adam_thermometer(
 
     def square_time(count: jax.Array) -> Any:
         lr = learning_rate(count) if callable(learning_rate) else learning_rate
-        return learning_rate_from_sgd(lr * (1 - first), first)
+        return learning_rate_from_adam(lr, first)
 
     meter = _Meter(square_time, first, *check_intervals(every, span), axis_name)
 
@@ -187,9 +187,7 @@ def adam_thermometer(
 
         def masses() -> list[jax.Array]:
             leaves = [wide(x, jnp) for x in jax.tree.leaves(adam.nu)]
-            return [
-                jnp.sqrt(x / (1 - jnp.asarray(second, x.dtype) ** adam.count)) + eps for x in leaves
-            ]
+            return [adam_mass(x, second, adam.count.astype(x.dtype), eps) for x in leaves]
 
         updates, measured = meter.update(updates, state.thermometer, params, masses)
         return updates, AdamThermometerState(inner_state, measured)

@@ -22,7 +22,7 @@ from coolmomentum.keras._optimizer import (
     rho_at,
     wide_dtype,
 )
-from coolmomentum.langevin import learning_rate_from_sgd
+from coolmomentum.langevin import adam_mass, learning_rate_from_adam, learning_rate_from_sgd
 from coolmomentum.temperature import inner_product, squared_norm
 from coolmomentum.thermometer import (
     EVERY,
@@ -393,13 +393,14 @@ def _motion(optimizer: Any, dtype: str) -> _Motion:
         return of_sgd(optimizer.momentum, rate)
     if isinstance(optimizer, known.Adam):
         steps = ops.cast(ops.convert_to_tensor(optimizer.iterations), dtype)
-        seen = 1 - ops.power(ops.cast(optimizer.beta_2, dtype), steps)
-        moments = optimizer._velocity_hats if optimizer.amsgrad else optimizer._velocities
-        return of_sgd(
-            optimizer.beta_1,
-            rate * (1 - optimizer.beta_1),
-            moments,
-            lambda x: (ops.sqrt(x) + optimizer.epsilon) / ops.sqrt(seen),
+        beta1, beta2 = optimizer.beta_1, ops.cast(optimizer.beta_2, dtype)
+        # Keras adds epsilon to the root before the bias is corrected, Kingma's "epsilon hat".
+        epsilon = optimizer.epsilon / ops.sqrt(1 - beta2**steps)
+        return _Motion(
+            ops.cast(beta1, dtype),
+            ops.cast(learning_rate_from_adam(rate, beta1), dtype),
+            optimizer._velocity_hats if optimizer.amsgrad else optimizer._velocities,
+            lambda x: adam_mass(x, beta2, steps, epsilon),
         )
     if isinstance(optimizer, known.RMSprop) and not optimizer.centered:
         squares, momentum = optimizer._velocities, optimizer.momentum

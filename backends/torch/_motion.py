@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from coolmomentum.langevin import learning_rate_from_sgd
+from coolmomentum.langevin import adam_mass, learning_rate_from_adam, learning_rate_from_sgd
 from coolmomentum.torch._clock import scalar
 from coolmomentum.torch._optimizer import CoolMomentum
 from coolmomentum.torch._paths import Number
@@ -25,9 +25,7 @@ class Motion(NamedTuple):
 def motion_of(optimizer: Optimizer, group: Group) -> Motion:
     """The motion of a group in the step that comes next.
 
-    Adam's displacements times ``sqrt(v) + eps`` obey Eq. 14 with rho = beta1 and step size
-    ``lr (1 - beta1)``, so this is their mass; it is taken as constant, as is the correction of the
-    bias of the first moment.
+    Adam's masses are taken as constant within it.
     """
     lr = scalar(group["lr"])
     if _steps_as(optimizer, CoolMomentum):
@@ -37,7 +35,9 @@ def motion_of(optimizer: Optimizer, group: Group) -> Motion:
         return _motion(lr * (1 - group["dampening"]) if momentum else lr, momentum)
     if _steps_as(optimizer, Adam) or _steps_as(optimizer, AdamW):
         beta1 = group["betas"][0]
-        return _motion(lr * (1 - beta1), beta1)
+        if isinstance(beta1, Tensor) or 0 <= beta1 < 1:
+            return Motion(beta1, learning_rate_from_adam(lr, beta1))
+        return Motion()
     if _steps_as(optimizer, RMSprop):
         return _motion(lr, group["momentum"])
     if _steps_as(optimizer, Adagrad) and group["lr_decay"] == 0:
@@ -58,8 +58,10 @@ def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
     if isinstance(optimizer, Adam | AdamW):
         moment = real_part_here(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
         step = torch.as_tensor(state["step"])
-        moment = wide(moment) / (1 - group["betas"][1] ** step.to(sum_dtype(step)))
-    elif isinstance(optimizer, RMSprop):
+        steps = step.to(sum_dtype(step))
+        of_adam: Tensor = adam_mass(wide(moment), group["betas"][1], steps, group["eps"])
+        return of_adam
+    if isinstance(optimizer, RMSprop):
         moment = wide(real_part_here(state["square_avg"]))
         if group["centered"]:
             moment = moment - wide(real_part_here(state["grad_avg"])).square()

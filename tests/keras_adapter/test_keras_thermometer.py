@@ -8,14 +8,16 @@ import pytest
 from exact import U32
 from keras_tools import BACKEND, numpy
 
-from coolmomentum import learning_rate_from_sgd
+from coolmomentum import CoolingSchedule, learning_rate_from_sgd
 from coolmomentum.keras import CoolMomentum, Thermometer
 from coolmomentum.thermometer import READINGS, Rows, Window, pair_sums
 
 RNG = np.random.default_rng(0)
-X = RNG.standard_normal((96, 3)).astype("float32")
+X = RNG.standard_normal((104, 3)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5]], "float32")).astype("float32")
-JIT = BACKEND != "torch"  # compiling there takes some seconds each time
+STEPS = 26  # of an epoch: not a multiple of the span
+JIT = BACKEND == "jax"  # elsewhere compiling takes some seconds each time
+NEAR = 2 * U32 / 1e-3 / 0.1  # relative error of what test_it_reads_what_the_window... says
 
 
 def model_of(optimizer, **options):
@@ -45,26 +47,8 @@ class Path(keras.callbacks.Callback):
         self.steps.append([numpy(x).astype("float64") for x in self.model.trainable_variables])
 
 
-OPTIMIZERS = {
-    "cool": (lambda: CoolMomentum(0.02, 30, 0.8), None),
-    "sgd": (lambda: keras.optimizers.SGD(0.02, momentum=0.5), 0.5),
-    "decay": (lambda: keras.optimizers.SGD(0.02, weight_decay=0.5), 0.0),
-}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_it_reads_what_the_window_of_the_core_reads(name):
-    """On the same path in float64; every=2, span=4, 24 steps; the decay taken out.
-
-    A displacement of some 1e-3 from float32 variables of order 1 is wrong by 2 U32 in 1e-3, a
-    reading divides by at least 0.1 of it.
-    """
-    make, rho = OPTIMIZERS[name]
-    model, path, thermometer = model_of(make()), Path(), Thermometer(2, 4)
-    fit(model, path, thermometer)
-    xs, schedule = path.steps, getattr(model.optimizer, "schedule", lambda step: rho)
-    shrink = 1 - 0.5 * 0.02 if name == "decay" else 1
-    dt2 = 0.02 if name == "cool" else learning_rate_from_sgd(0.02, rho)
+def window_of(xs, schedule, dt2, shrink):
+    """The core's readings of the last epoch from the path in float64; every=2, span=4."""
     rows = Rows(tuple(x.size for x in xs[0]), (2, 2))
     window, start = Window.empty(np.zeros(len(rows))), xs[0]
     for n in range(1, len(xs)):
@@ -78,8 +62,14 @@ def test_it_reads_what_the_window_of_the_core_reads(name):
             way = [x - x0 for x, x0 in zip(xs[n], start, strict=True)]
             sums = [[np.sum(y * z) for y, z in zip(way, zs, strict=True)] for zs in (way, now)]
             window, start = window.end_span(*map(np.array, sums), rows, rho=schedule(n - 1)), xs[n]
-    expected = window.read(rows)
-    assert thermometer.read()["steps"] == 24
+        if n % STEPS == 0 and n + 1 < len(xs):
+            window = window.closed()
+    return window.read(rows)
+
+
+def assert_reads(thermometer, model, expected):
+    """Whether rows, names and readings are those of the core."""
+    assert thermometer.read()["steps"] == STEPS
     paths = [x.path for x in model.trainable_variables]
     assert list(thermometer.read("parameter")) == paths
     assert list(thermometer.read("group")) == list(
@@ -91,8 +81,40 @@ def test_it_reads_what_the_window_of_the_core_reads(name):
         thermometer.read(),
     ]
     for reading in ("rescaled_temperature", "temperature", "rho", "correlation", "freeze_out"):
-        got, size = [x[reading] for x in every], 2 * U32 / 1e-3 / 0.1
-        np.testing.assert_allclose(got, expected[reading], rtol=size, atol=size, err_msg=reading)
+        got = [x[reading] for x in every]
+        np.testing.assert_allclose(got, expected[reading], rtol=NEAR, atol=NEAR, err_msg=reading)
+
+
+def test_it_reads_what_the_window_of_the_core_reads(tmp_path):
+    """On the same path in float64, the span going on from one epoch to the next; and the logs.
+
+    A displacement of some 1e-3 from float32 variables of order 1 is wrong by 2 U32 in 1e-3, a
+    reading divides by at least 0.1 of it. History has the readings, and CSVLogger, which comes
+    after the thermometer, the numbers of History.
+    """
+    schedule, file = CoolingSchedule(60, 0.8), tmp_path / "log.csv"
+    model, path, thermometer = (
+        model_of(CoolMomentum(0.02, schedule=schedule)),
+        Path(),
+        Thermometer(2, 4),
+    )
+    history = fit(model, path, thermometer, keras.callbacks.CSVLogger(file), epochs=2)
+    assert_reads(thermometer, model, window_of(path.steps, schedule, 0.02, 1))
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    for name in ("rescaled_temperature", "temperature", "rho", "freeze_out"):
+        assert [float(row[name]) for row in rows] == history[name]
+        assert history[name][-1] == thermometer.read()[name]
+    assert history["temperature"][1] < history["temperature"][0]
+
+
+def test_decoupled_weight_decay_is_no_displacement():
+    """With SGD the decay is taken out, except of the way that the freeze-out meter follows."""
+    model = model_of(keras.optimizers.SGD(0.02, momentum=0.5, weight_decay=0.5))
+    path, thermometer = Path(), Thermometer(2, 4)
+    fit(model, path, thermometer)
+    dt2 = learning_rate_from_sgd(0.02, 0.5)
+    assert_reads(thermometer, model, window_of(path.steps, lambda _: 0.5, dt2, 1 - 0.5 * 0.02))
 
 
 class Noise(keras.layers.Layer):
@@ -128,41 +150,33 @@ def wander(optimizer, k=0.0, steps=400, size=2000):
 def test_stationary_walks_have_their_closed_forms():
     """At rho 1/2, dt**2 1, k 1: T22 is T / (1 - 1/4), three-point T, correlation 1/8, k dt**2 1.
 
-    1.6e5 pairs: 4e-3 relative; five of them are allowed.
+    1.6e5 pairs: 4e-3 relative; five of them are allowed. At the ends of a span of W, where y_W is
+    the difference of two independent x, the meter loses (2 (1 - rho) <x**2> / <dx**2> + rho) /
+    ((1 + rho) W) = 1.5 / 75: by the Lyapunov equation <x**2> = <dx**2> here.
     """
     reading = wander(keras.optimizers.SGD(0.75, momentum=0.5), k=1.0)
     heat = 1.5 / 0.5 / 4  # Eq. 19
     assert reading["temperature"] == pytest.approx(heat / 0.75, rel=0.02)
     assert reading["three_point_temperature"] == pytest.approx(heat, rel=0.02)
     assert reading["correlation"] == pytest.approx(1 / 8, abs=0.02)
-    assert reading["curvature"] == pytest.approx(1, abs=0.08)
+    assert reading["curvature"] == pytest.approx(1, abs=4 * 0.02)
     assert reading["drift"] == 0
-    assert reading["freeze_out"] == pytest.approx(1, abs=0.1)
+    error = reading["freeze_out_error"]
+    assert reading["freeze_out"] == pytest.approx(1 - 1.5 / 75, abs=5 * error)
+    assert error < 0.01
 
 
 def test_the_temperature_of_adam_is_half_its_learning_rate_times_sigma():
-    """In free diffusion; its second moment is known to some per cent at beta_2 = 0.999."""
+    """In free diffusion, after 400 gradients, whose decaying mean of squares is one of n = 400.
+
+    The temperature is then low by 1 / (4 n): 3/4 - 1 of 1/n, for the second moment's own scatter
+    and for what it shares with the first. Its mean is of 1.6e5 squares, whose neighbours 5 steps
+    apart share 0.9**10, 0.9**20, ...: four standard errors are 4 sqrt(2 (1 + 2 * 0.54) / 1.6e5).
+    """
     reading = wander(keras.optimizers.Adam(1e-3))
-    assert reading["temperature"] == pytest.approx(5e-4, rel=0.05)
-    assert abs(reading["freeze_out"]) < 0.1
-
-
-def test_the_logs_reach_what_comes_after_it(tmp_path):
-    """History always; CSVLogger after it, with the numbers of History."""
-    file = tmp_path / "log.csv"
-    thermometer = Thermometer(every=2, span=4)
-    history = fit(
-        model_of(CoolMomentum(0.02, 48, 0.8)),
-        thermometer,
-        keras.callbacks.CSVLogger(file),
-        epochs=2,
-    )
-    with file.open() as lines:
-        rows = list(csv.DictReader(lines))
-    for name in ("rescaled_temperature", "temperature", "rho", "freeze_out"):
-        assert [float(row[name]) for row in rows] == history[name]
-        assert history[name][-1] == thermometer.read()[name]
-    assert history["temperature"][1] < history["temperature"][0]
+    close = 1 / 1600 + 4 * (2 * (1 + 2 * 0.54) / 1.6e5) ** 0.5
+    assert reading["temperature"] == pytest.approx(5e-4, rel=close)
+    assert abs(reading["freeze_out"]) < 5 * reading["freeze_out_error"] < 0.1
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="there it is one everywhere")
@@ -174,38 +188,34 @@ def test_several_steps_in_one_execution_are_refused():
 
 
 def test_accumulated_batches_are_no_steps():
-    """24 batches in twos are 12 steps, measured between applied ones."""
+    """26 batches in twos are 13 steps, measured between applied ones."""
     optimizer = keras.optimizers.SGD(0.02, momentum=0.5, gradient_accumulation_steps=2)
-    thermometer = Thermometer(1, 2)
-    fit(model_of(optimizer), thermometer)
-    alone = Thermometer(1, 2)
-    assert thermometer.read()["steps"] == 12
-    path = Path()
-    fit(
-        model_of(keras.optimizers.SGD(0.02, momentum=0.5, gradient_accumulation_steps=2)),
-        path,
-        alone,
-    )
+    path, thermometer = Path(), Thermometer(1, 2)
+    fit(model_of(optimizer), path, thermometer)
+    assert thermometer.read()["steps"] == 13
     moves = [
         np.concatenate([np.ravel(b - a) for a, b in zip(x, y, strict=True)])
         for x, y in zip(path.steps[:-1], path.steps[1:], strict=True)
     ]
-    expected = np.mean([move**2 for move in moves if move.any()])
-    assert alone.read()["rescaled_temperature"] == pytest.approx(expected, rel=1e-3)
+    assert [bool(move.any()) for move in moves] == [False, True] * 13
+    expected = np.mean([move**2 for move in moves[1::2]])
+    assert thermometer.read()["rescaled_temperature"] == pytest.approx(expected, rel=NEAR)
 
 
 def test_all_weights_count_the_moving_statistics():
     """The paper's way is hotter, and has no temperature of what has no mass."""
-    readings = []
-    for all_weights in (False, True):
-        thermometer = Thermometer(2, 4, all_weights=all_weights, readings=READINGS)
-        fit(model_of(keras.optimizers.Adam(1e-5)), thermometer)
-        readings.append(thermometer.read())
+    walk, paper = (
+        Thermometer(2, 4, all_weights=all_weights, readings=READINGS)
+        for all_weights in (False, True)
+    )
+    fit(model_of(keras.optimizers.Adam(1e-5)), walk, paper)
+    for thermometer in (walk, paper):
         names = thermometer.read("parameter")
-        assert any("moving_mean" in name for name in names) == all_weights
-    walk, paper = (reading["rescaled_temperature"] for reading in readings)
-    assert paper > 100 * walk
-    assert np.isnan(readings[1]["temperature"])
+        assert any("moving_mean" in name for name in names) == (thermometer is paper)
+    hot, cold = (x.read()["rescaled_temperature"] for x in (paper, walk))
+    assert hot > 100 * cold
+    assert np.isnan(paper.read()["temperature"])
+    assert walk.read()["temperature"] > 0
 
 
 def test_bad_arguments():
