@@ -70,7 +70,7 @@ class Pair:
         self.precision = driver.precision
         self.shapes, self.ratio, self.ulps, self.last_lr = list(shapes), 0.0, 0.0, None
         start = draw(seed, driver.dtype, shapes, kind, driver.layouts)
-        lr = float(np.float32(lr))
+        lr = self.first_lr = float(np.float32(lr))
         self.run = driver.make(start, lr, cooling, decay, **options)
         self.oracle = Oracle(start, lr, cooling, decay, **self.options)
         self.bounds = []
@@ -146,10 +146,11 @@ class Pair:
         A sum of N squares makes N roundings, the mean and the division 3, the learning rate one;
         each square and each sum may underflow. Where the squares overflow, so does the reading.
         """
-        if (self.oracle.lr if self.last_lr is None else self.last_lr) == 0:
+        at_rest = self.last_lr is None
+        if 0 in ((self.first_lr, self.oracle.lr) if at_rest else (self.last_lr,)):
             return  # there is none
         reading, form = self.run.temperature(), self.precision.arithmetic
-        if self.last_lr is None:
+        if at_rest:
             assert reading == 0
             return
         size = sum(dx.size for dx in moved)
