@@ -365,8 +365,9 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     config = tmp_path / "killed"
     config.mkdir()
     (config / "report.yml").write_text(CONFIG)
-    command = [sys.executable, "-m", "benchmarks.training", str(config), "--output", str(tmp_path)]
-    output = tmp_path / "killed"
+    options = [str(config), "--output", str(tmp_path / "results")]
+    output = tmp_path / "results" / "killed"
+    command = [sys.executable, "-m", "benchmarks.training", *options]
     with (tmp_path / "log").open("w") as log:
         first = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
     deadline = time.monotonic() + 300
@@ -382,7 +383,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert 1 <= done < 12  # in the middle of the first run
     print(f"killed after epoch {done} of 12 of the first run")
 
-    assert main([str(config), "--output", str(tmp_path)]) == 0
+    assert main(options) == 0
     runs, _ = read_results(output / "results.parquet")
     images = digits()
     problem = Problem("mlp", images.training, images.test, epochs=12, batch=32)

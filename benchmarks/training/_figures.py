@@ -17,7 +17,7 @@ __all__ = ["figures"]
 # Tol's bright and muted sets: told apart with any colour vision. CoolMomentum is always the first.
 COLOURS = [
     *("#BB5566", "#004488", "#DDAA33", "#228833", "#AA3377", "#66CCEE", "#BBBBBB", "#332288"),
-    *("#999933", "#882255", "#44AA99", "#CC6677", "#117733", "#000000", "#EE8866"),
+    *("#999933", "#882255", "#44AA99", "#77AADD", "#117733", "#000000", "#EE8866"),
 ]
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -51,13 +51,15 @@ def figures(runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 def _training(framework: str, runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
     """Like Fig. 1: training loss, test accuracy, temperature."""
     figure = Figure(figsize=(12, 4.6), layout="constrained")
-    figure.suptitle(f"{framework}: mean and range of {runs.seed.nunique()} seeds")
+    bands = runs.rule.nunique() <= 5  # more would hide each other
+    shown = "mean and range" if bands else "mean"
+    figure.suptitle(f"{framework}: {shown} of {runs.seed.nunique()} seeds")
     loss, accuracy, temperature = figure.subplots(1, 3)
     for rule, own in runs.groupby("rule", sort=False):
         style = {"color": colours[str(rule)], "label": str(rule)}
-        _line(loss, own, "training_loss", style)
-        _line(accuracy, own, "accuracy", style)
-        _line(temperature, own, "temperature", style)
+        _line(loss, own, "training_loss", style, bands=bands)
+        _line(accuracy, own, "accuracy", style, bands=bands)
+        _line(temperature, own, "temperature", style, bands=bands)
     predicted = runs[runs.rule == "coolmomentum"].groupby("epoch").predicted_temperature
     curve = predicted.mean().dropna()
     if len(curve):
@@ -78,13 +80,16 @@ def _training(framework: str, runs: pd.DataFrame, colours: dict[str, str]) -> Fi
     return figure
 
 
-def _line(axes: Axes, runs: pd.DataFrame, column: str, style: dict[str, Any]) -> None:
-    """The mean of the seeds, and a band from the lowest to the highest of them."""
+def _line(
+    axes: Axes, runs: pd.DataFrame, column: str, style: dict[str, Any], *, bands: bool
+) -> None:
+    """The mean of the seeds, and perhaps a band from the lowest to the highest of them."""
     curve = runs.groupby("epoch")[column].agg(["mean", "min", "max"]).dropna()
     axes.plot(curve.index, curve["mean"], **style)
-    axes.fill_between(
-        curve.index, curve["min"], curve["max"], color=style["color"], alpha=0.15, lw=0
-    )
+    if bands:
+        axes.fill_between(
+            curve.index, curve["min"], curve["max"], color=style["color"], alpha=0.15, lw=0
+        )
 
 
 def _accuracy(runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
