@@ -181,6 +181,11 @@ class RunningBound:
         self.x = self._stored(x + moved, e_sum, p.dtype)
         self.scale = np.maximum(self.scale, np.abs(x + moved))
 
+    def skip(self):
+        """Follow a step that is not taken: optax adds an update of 0, which flushes too."""
+        if self.precision.flushes:
+            self.x = self.x + self.precision.absolute
+
     def _stored(self, exact, error, dtype):
         s, b = self.precision.storage(dtype)
         return error + s * (np.abs(exact) + error) + b
