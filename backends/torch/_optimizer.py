@@ -157,7 +157,7 @@ class CoolMomentum(Optimizer):
         clocks = [other["step"] for other in self.param_groups if "step" in other]
         at_rest = torch.zeros((), dtype=torch.int64, device="cpu")
         group["step"] = clocks[0].clone() if clocks else at_rest
-        group["last_lr"] = group["lr"]
+        group["last_lr"] = 1.0  # none yet; a displacement of 0 is cold by any but 0
         place_clock(group)
 
     def state_dict(self) -> dict[str, Any]:

@@ -97,6 +97,11 @@ class Driver:
         )
 
     @property
+    def half(self) -> bool:
+        """Whether it stores what it does not compute in."""
+        return self.dtype in HALF
+
+    @property
     def lacks(self) -> Mapping[str, str]:
         """Methods of its runs that the framework has no counterpart of, and why."""
         return {}

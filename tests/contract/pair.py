@@ -70,7 +70,7 @@ class Pair:
         self.precision = driver.precision
         self.shapes, self.ratio, self.ulps, self.last_lr = list(shapes), 0.0, 0.0, None
         start = draw(seed, driver.dtype, shapes, kind, driver.layouts)
-        lr = self.first_lr = float(np.float32(lr))
+        lr = float(np.float32(lr))
         self.run = driver.make(start, lr, cooling, decay, **options)
         self.oracle = Oracle(start, lr, cooling, decay, **self.options)
         self.bounds = []
@@ -85,6 +85,8 @@ class Pair:
         """The same gradients for both."""
         gradients = draw(seed, self.dtype, self.shapes, kind, self.driver.layouts)
         oracle = self.oracle
+        if oracle.state.step == 0 == oracle.lr and not any(g.any() for g in gradients):
+            return  # to PyTorch a dry run by torch.distributed.checkpoint, which it does not count
         rho = float(self.cooling(oracle.state.step))
         error = self.precision.rho_error(self.cooling, rho)
         sign = -1.0 if self.options["maximize"] else 1.0
@@ -153,7 +155,7 @@ class Pair:
         each square and each sum may underflow. Where the squares overflow, so does the reading.
         """
         at_rest = self.last_lr is None
-        if 0 in ((self.first_lr, self.oracle.lr) if at_rest else (self.last_lr,)):
+        if (self.oracle.lr if at_rest else self.last_lr) == 0:
             return  # there is none
         reading, form = self.run.temperature(), self.precision.arithmetic
         if at_rest:

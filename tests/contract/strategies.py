@@ -126,7 +126,7 @@ def few_programs(driver):
 
 def listed(driver):
     """The settings of EXAMPLES that a path has and that the run has time for."""
-    few = EXAMPLES if driver.cost == 1 or thorough() else FEW
+    few = EXAMPLES if driver.cost == 1 or thorough() else FEW[:3] if driver.half else FEW
     few = few[: few_programs(driver)] if driver.programs else few
     return [options for options in few if options == allowed(driver, options)]
 

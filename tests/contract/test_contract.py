@@ -148,6 +148,20 @@ def test_zero_gradient_after_a_huge_displacement(driver):
     follow(driver, options, [(0, "huge"), (1, "huge"), (2, "zeros"), (3, "zeros")])
 
 
+def test_new_parameters_are_cold_at_any_learning_rate(driver):
+    """A group that is added while the learning rate is 0 leaves the temperature a number.
+
+    Found by test_anything_in_any_order.
+    """
+    if "add" in driver.lacks:
+        return  # the framework has no groups
+    both = pair(driver, {"cooling": CoolingSchedule(2, 0.75)})
+    both.step(0)
+    both.set_lr(0.0)
+    both.add(1, [(3,)])
+    both.check()
+
+
 class AnyOrder(RuleBasedStateMachine):
     """A run and the reference, to which anything may happen in any order."""
 
