@@ -133,6 +133,10 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "figures",
         "keras",
         "logging",
+        "mutants",
+        "agreement",
+        "contract",
+        "optax_suites",
     ]  # they test the checkout, or take long
     ignored = [f"--ignore-glob=*test_*{name}*" for name in skipped]
     (tmp_path / "conftest.py").write_text(

@@ -177,6 +177,8 @@ class RunningBound:
         e_moved = e_moved + p.gamma(2) * size + (4 + eta) * a
         self.dx = self._stored(moved, e_moved, p.displacement_dtype)
         e_sum = e_x + self._stored(moved, e_moved, p.dtype)
+        if decoupled and p.decay_dtype:  # optax adds the decay to the update, and rounds the sum
+            e_sum = e_sum + p.gamma(1, u_decay) * (np.abs(moved) + e_moved)
         e_sum = e_sum + p.gamma(1) * (np.abs(x + moved) + e_sum) + a
         self.x = self._stored(x + moved, e_sum, p.dtype)
         self.scale = np.maximum(self.scale, np.abs(x + moved))

@@ -18,9 +18,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from pair import SHAPES, draw
-from strategies import FEW, LEARNING_RATES, MORE, STEPS, budget, listed, pair, runs
+from strategies import FEW, LEARNING_RATES, MORE, STEPS, Warmth, allowed, budget, listed, pair, runs
 
-from coolmomentum import CoolingSchedule
+from coolmomentum import CoolingSchedule, from_temperature
 
 if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.py
     from keras_drivers import DRIVERS
@@ -160,6 +160,21 @@ def test_new_parameters_are_cold_at_any_learning_rate(driver):
     both.set_lr(0.0)
     both.add(1, [(3,)])
     both.check()
+
+
+def test_decoupled_decay_beside_a_larger_displacement(driver):
+    """The update of optax is their sum, which is rounded once more.
+
+    Found by test_any_settings_and_gradients in float16.
+    """
+    options = {
+        "cooling": from_temperature(Warmth(1.0)),
+        "lr": 1.0,
+        "decay": 0.9190440773963928,
+        "decoupled": True,
+    }
+    if not driver.programs and options == allowed(driver, options):
+        follow(driver, options, [(231, "moderate")])
 
 
 class AnyOrder(RuleBasedStateMachine):
