@@ -325,7 +325,7 @@ class _TorchProgram:
             if tensor in self.optimizer.state:
                 self.optimizer.state[tensor]["displacement"].zero_()
         group["lr"] = lr
-        for name, value in (("step", 0), ("rho", cooling(0)), ("last_lr", lr)):
+        for name, value in (("step", 0), ("rho", cooling(0)), ("last_lr", 1.0)):
             if isinstance(group[name], torch.Tensor):
                 group[name].fill_(value)
             else:
