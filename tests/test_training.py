@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -19,6 +20,8 @@ import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import shift
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.training import _checkpoint, _jax
 from benchmarks.training.__main__ import main
@@ -30,10 +33,11 @@ from benchmarks.training._networks import initial_weights
 from benchmarks.training._noise import gradient_noise, predicted_rescaled_temperature
 from benchmarks.training._problem import Batch, Problem, augmented, epoch_of
 from benchmarks.training._results import read_results
-from benchmarks.training._rules import Settings, learning_rates, momenta
+from benchmarks.training._rules import RULES, Settings, learning_rates, momenta
 from benchmarks.training._runs import run
 from benchmarks.training._tables import best_of_k, chosen, half_width, paired_differences
 from benchmarks.training._torch import TorchTrainer
+from benchmarks.training._torch_graph import recorded
 
 NETWORKS = ["mlp", "convnet", "resnet20"]
 SGD = Settings("sgd", 1.0, 0.0)
@@ -97,7 +101,7 @@ def test_resnet20_has_the_same_gradient_in_torch_and_jax() -> None:
     theirs._model.double().train()
     theirs._training = tuple(torch.from_numpy(x) for x in problem.training)  # type: ignore[assignment]
     theirs._training = theirs._training[0].double(), theirs._training[1].long()
-    loss = theirs._backward(Batch(*map(torch.from_numpy, batch)))
+    loss = theirs._backward(*map(torch.from_numpy, batch))
     with jax.enable_x64(True):
         double = jax.tree.map(lambda x: jnp.asarray(x, "float64"), variables(weights))
         images = problem.training.pixels.astype(np.float64), problem.training.labels
@@ -253,6 +257,97 @@ def test_the_frameworks_make_the_same_run(rule: str) -> None:
     np.testing.assert_allclose(
         one[compared].astype(float), other[compared].astype(float), rtol=64 * 64 * 2**-24, atol=0
     )
+
+
+# --- on a GPU, as far as a CPU can tell -----------------------------------------------------------
+
+
+def _short_problem(network: str) -> Problem:
+    images = _images(24, 8)
+    return Problem(network, images, images, epochs=2, batch=8, augment=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [*(("mlp", rule) for rule in RULES), ("convnet", "sgd"), ("resnet20", "coolmomentum")],
+)
+def test_nothing_waits_for_the_device_within_an_epoch(network: str, rule: str) -> None:
+    """On the meta device no number can be read, nor can tensors of the CPU be mixed in."""
+    problem, settings = _short_problem(network), Settings(rule, 0.01, 0.9)
+    trainer = TorchTrainer(problem, settings, device="meta")
+    trainer.start(_weights(problem))
+    numbers = (of(settings, 2, problem.steps)[0] for of in (learning_rates, momenta))
+    seen = trainer._steps(epoch_of(problem, 0, 0), *numbers)
+    assert (seen.device.type, seen.shape) == ("meta", (4,))
+    with pytest.raises(RuntimeError, match="meta"):
+        seen.tolist()
+
+
+class _Recording(TorchDispatchMode):
+    """What a CUDA graph does, on the CPU: the same kernels on the same memory, without Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list = []
+
+    def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = kernel(*args, **(kwargs or {}))
+        memory = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}, result))
+        self._calls.append((kernel, *memory))
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for kernel, args, kwargs, result in self._calls:
+            for old, new in zip(*map(tree_leaves, (result, kernel(*args, **kwargs))), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+    @classmethod
+    def of(cls, function: Callable) -> tuple:
+        function()
+        with (recording := cls()):
+            result = function()
+        return recording.replay, result
+
+
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [
+        ("mlp", "coolmomentum"),
+        ("convnet", "adam-cosine"),
+        ("resnet20", "coolmomentum"),
+        ("mlp", "demon"),
+    ],
+)
+def test_a_recorded_gradient_makes_the_same_run(network: str, rule: str) -> None:
+    """To the bit: nothing in it depends on Python, or on other memory than when it was recorded.
+
+    So does a second run of the same trainer, and one that goes on from a checkpoint.
+    """
+    problem, settings = _short_problem(network), Settings(rule, 0.01, 0.9)
+    plain, replayed = (TorchTrainer(problem, settings) for _ in range(2))
+    replayed._model.train()
+    replayed._gradient_of = recorded(
+        replayed._backward, *replayed._like_a_batch(), record=_Recording.of
+    )
+    numbers = [of(settings, 2, problem.steps) for of in (learning_rates, momenta)]
+
+    def trained(trainer: TorchTrainer, epochs: Iterable[int]) -> list:
+        its = [trainer.train(epoch_of(problem, 0, i), *(x[i] for x in numbers)) for i in epochs]
+        return [*its, trainer.measure()]
+
+    for trainer in (plain, replayed, replayed):
+        trainer.start(_weights(problem))
+        trained(trainer, [0])
+        state = trainer.state()
+        last = trained(trainer, [1])
+        if trainer is plain:
+            expected = repr(last)  # NaN where nothing is predicted
+        assert repr(last) == expected
+    replayed.start(_weights(problem, seed=1))
+    replayed.restore(state)
+    assert repr(trained(replayed, [1])) == expected
 
 
 # --- what is made of the runs ---------------------------------------------------------------------
