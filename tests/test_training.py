@@ -3,6 +3,8 @@
 ``tests/keras_adapter/test_keras_training.py`` has Keras on its backends.
 """
 
+import gzip
+import hashlib
 import itertools
 import math
 import os
@@ -23,7 +25,7 @@ from scipy.ndimage import shift
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from benchmarks.training import _checkpoint, _jax
+from benchmarks.training import _checkpoint, _data, _jax
 from benchmarks.training.__main__ import main
 from benchmarks.training._checkpoint import Checkpoint
 from benchmarks.training._data import Images, digits
@@ -163,6 +165,78 @@ def test_each_digit_is_in_one_part() -> None:
     for part in parts:
         share = np.bincount(part.labels, minlength=10) / len(part.labels)
         assert share == pytest.approx(0.1, abs=0.01)
+
+
+# --- sets from files ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    "COOLMOMENTUM_DATA" not in os.environ,
+    reason="COOLMOMENTUM_DATA must name a folder with cifar-10-batches-py",
+)
+def test_cifar10_is_the_published_one() -> None:
+    """A frog first and 5,000 images a class, with the channel means that everyone normalises by."""
+    training, test = _data._cifar10()
+    assert training.pixels.shape == (50_000, 32, 32, 3)
+    assert test.pixels.shape == (10_000, 32, 32, 3)
+    assert (training.labels[0], test.labels[0]) == (6, 3)  # a frog, a cat
+    for images, size in ((training, 5_000), (test, 1_000)):
+        assert np.bincount(images.labels).tolist() == [size] * 10
+    means = training.pixels.mean(axis=(0, 1, 2), dtype=np.float64) / 255
+    np.testing.assert_allclose(means, [0.49139968, 0.48215841, 0.44653091], rtol=0, atol=5e-9)
+
+
+def test_fashion_mnist_is_read_as_it_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of pixels after 16 bytes, labels after 8; a part of the images is held out."""
+    random = np.random.default_rng(0)
+    kept, md5s = [], {}
+    (tmp_path / "fashion-mnist").mkdir()
+    for name, size in zip(_data.FASHION_MNIST, (40, 40, 20, 20), strict=True):
+        images = "images" in name
+        values = random.integers(0, 256, (size, 28, 28)) if images else np.arange(size) % 10
+        kept.append(values)
+        content = bytes(16 if images else 8) + values.astype(np.uint8).tobytes()
+        (tmp_path / "fashion-mnist" / name).write_bytes(gzip.compress(content))
+        md5s[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(_data, "FASHION_MNIST", md5s)
+    monkeypatch.setenv("COOLMOMENTUM_DATA", str(tmp_path))
+    training, validation, test = _data.fashion_mnist(validation=10)
+    assert (len(training.labels), len(validation.labels)) == (30, 10)
+    assert test.labels.tolist() == kept[3].tolist()
+    differences = test.pixels[1:, :, :, 0] - test.pixels[0, :, :, 0]  # the mean image drops out
+    expected = (kept[2][1:] - kept[2][0]) / 255
+    np.testing.assert_allclose(differences, expected, rtol=0, atol=4 * 2**-24)
+
+
+def test_a_file_with_another_content_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its name: the message has the file, both checksums, and what to do."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in _data.CIFAR10:
+        (folder / name).write_bytes(b"")
+    monkeypatch.setenv("COOLMOMENTUM_DATA", str(tmp_path))
+    empty = "d41d8cd98f00b204e9800998ecf8427e"
+    with pytest.raises(_data.UnavailableDataError, match=f"batch_1 .* {empty}; remove it"):
+        _data.cifar10()
+
+
+def test_a_set_that_is_not_to_be_had_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2 before any run; the line has the places looked into, and what to put there."""
+    monkeypatch.setenv("COOLMOMENTUM_DATA", str(tmp_path))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(_data, "_download", lambda loader: None)  # without a network
+    assert main(["laptop-cifar10", "--output", str(tmp_path / "results")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"cifar10 is in none of {tmp_path / 'cifar-10-batches-py'}, ")
+    assert "data_batch_1" in line
+    assert "COOLMOMENTUM_DATA" in line
+    assert not (tmp_path / "results").exists()
 
 
 # --- a step, against NumPy ------------------------------------------------------------------------
