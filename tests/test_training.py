@@ -29,6 +29,7 @@ from benchmarks.training import _checkpoint, _data, _jax
 from benchmarks.training.__main__ import main
 from benchmarks.training._checkpoint import Checkpoint
 from benchmarks.training._data import Images, digits
+from benchmarks.training._figures import figures
 from benchmarks.training._jax import JaxTrainer
 from benchmarks.training._jax_networks import variables
 from benchmarks.training._networks import initial_weights
@@ -431,6 +432,7 @@ def test_half_width_is_that_of_the_tables_of_student() -> None:
     """For 1..5: s = sqrt(5/2), t(0.975, 4 degrees of freedom) = 2.776445, s t / sqrt(5)."""
     assert half_width([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776445 / math.sqrt(2), rel=1e-6)
     assert half_width([0.97, 0.97]) == 0.0
+    assert math.isnan(half_width([0.97]))
 
 
 def test_best_of_k_is_the_mean_over_all_subsets() -> None:
@@ -476,6 +478,27 @@ def test_differences_are_paired_by_seed() -> None:
     ).assign(framework="torch", phase="report", lr=0.1, momentum=0.9, weight_decay=0.0, epoch=1)
     (line,) = paired_differences(runs).itertuples(index=False)
     assert line == ("torch", "sgd", -0.25, 0.0)
+
+
+def test_what_is_laid_beside_the_paper_is_what_its_scripts_log() -> None:
+    """CoolMomentum's loss in inference mode with penalty, the others' running loss; all numbers."""
+    columns = ["rule", "epoch", "training_loss", "penalty", "running_loss", "temperature"]
+    lines = [("coolmomentum", 1, 0.5, 0.25, 9.0, 9.0), ("sgd-step", 1, 0.5, 0.25, 1.5, 9.0)]
+    runs = pd.DataFrame(lines, columns=columns).assign(
+        framework="jax", phase="report", seed=0, lr=0.01, momentum=0.9, weight_decay=0.0,
+        accuracy=0.9, temperature_with_statistics=1e-7, predicted_temperature=math.nan,
+        seconds=math.nan,
+    )  # fmt: skip
+    drawn = {name: figure for name, _, figure in figures(runs)}
+    losses, _, temperatures = drawn["as-in-paper-jax"].axes
+    assert {line.get_label(): list(line.get_ydata()) for line in losses.lines} == {
+        "coolmomentum": [0.75],
+        "sgd-step": [1.5],
+    }
+    assert [list(line.get_ydata()) for line in temperatures.lines] == [[1e-7], [1e-7]]
+    losses, _, temperatures = drawn["training-jax"].axes
+    assert [list(line.get_ydata()) for line in losses.lines] == [[0.5], [0.5]]
+    assert [list(line.get_ydata()) for line in temperatures.lines] == [[9.0], [9.0]]
 
 
 # --- whole runs -----------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ class _Bench:
         file.write_text(yaml.safe_dump(config | {"solver": solvers}, sort_keys=False))
         result.unlink(missing_ok=True)  # benchopt would write beside it
         runs = config["n-repetitions"] * sum(_cells(of) for s in solvers for of in s.values())
-        self._console.print(f"{name}, {framework}: {runs} runs")
+        self._console.print(f"{name}, {framework}: {runs} run{'s' * (runs > 1)}")
         command = [sys.executable, "-m", "benchopt", "run", str(HERE), "--config", str(file)]
         command += ["--output", str(result.resolve()), "--no-plot", "--no-cache"]
         environment = os.environ | {RUNS: str(runs), "BENCHOPT_RAISE_ON_ERROR": "1"}

@@ -16,7 +16,7 @@ WARM_UP = 3  # calls before the recording, in which libraries choose kernels and
 
 def _cuda_graph(function: Callable[[], Result]) -> tuple[Replay, Result]:
     """What repeats the kernels of the function, and where they leave its result."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # not typed in PyTorch
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
