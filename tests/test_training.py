@@ -3,6 +3,7 @@
 ``tests/keras_adapter/test_keras_training.py`` has Keras on its backends.
 """
 
+import errno
 import gzip
 import hashlib
 import itertools
@@ -552,28 +553,39 @@ solver:
 """
 
 
-def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
-    """After SIGKILL in the middle of a run: the records of an uninterrupted one, to the bit."""
+def _epochs_done(output: Path) -> int:
+    """Of all runs, by their checkpoints."""
+    done = 0
+    for path in output.rglob("checkpoint.npz"):
+        with np.load(path) as checkpoint:
+            done += int(checkpoint["epochs"])
+    return done
+
+
+def test_a_run_that_was_interrupted_and_killed_goes_on(tmp_path: Path) -> None:
+    """After Ctrl-C, and SIGKILL, in the middle of a run: the records of a whole one, to the bit."""
     config = tmp_path / "killed"
     config.mkdir()
     (config / "report.yml").write_text(CONFIG)
     options = [str(config), "--output", str(tmp_path / "results")]
     output = tmp_path / "results" / "killed"
     command = [sys.executable, "-m", "benchmarks.training", *options]
-    with (tmp_path / "log").open("w") as log:
-        first = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
-    deadline = time.monotonic() + 300
-    while not (found := list(output.rglob("checkpoint.npz"))):
-        assert first.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    with np.load(found[0]) as checkpoint:
-        done = int(checkpoint["epochs"])
-    assert len(found) == 1
-    assert 1 <= done < 12  # in the middle of the first run
-    print(f"killed after epoch {done} of 12 of the first run")
+    done, log = 0, tmp_path / "log"
+    for signal_, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        with log.open("a") as lines:
+            process = subprocess.Popen(command, start_new_session=True, stdout=lines, stderr=lines)
+        deadline = time.monotonic() + 300
+        while (seen := _epochs_done(output)) < done + 3:
+            assert seen >= done, "it begins again"
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.killpg(process.pid, signal_)
+        assert process.wait() == status
+        before, done = done, _epochs_done(output)
+        assert before < done < 24  # in the middle of the two runs
+        print(f"{signal_.name} after {done} of 24 epochs")
+    assert "Interrupted; the same command goes on from here." in log.read_text()
 
     assert main(options) == 0
     runs, _ = read_results(output / "results.parquet")
@@ -584,7 +596,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert runs.seed.nunique() == 2
     for seed, resumed in runs.groupby("seed"):
         whole = pd.DataFrame(
-            run(trainer, problem, settings, int(seed), Checkpoint(None, ""), lambda _: None)
+            run(trainer, problem, settings, int(seed), Checkpoint(None, ""), lambda *_: None)
         )
         for column in whole.columns.drop("seconds"):
             expected = whole[column].astype(runs[column].dtype)
@@ -612,6 +624,26 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert checkpoint.read() == (1, [{"epoch": 1}], b"state")
     assert [path.name for path in tmp_path.iterdir()] == [_checkpoint.NAME]
     assert Checkpoint(tmp_path, "another run").read() is None
+
+
+def test_a_full_disk_is_one_clear_line(
+    ci: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 1 where page and figures cannot be written; another error is not hidden."""
+
+    def fail(number: int) -> Callable:
+        def write(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return write
+
+    monkeypatch.setattr("benchmarks.training.__main__.report", fail(errno.ENOSPC))
+    assert main(["ci", "--draw", "--output", str(ci.parent)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device: make room; the same command goes on" in line
+    monkeypatch.setattr("benchmarks.training.__main__.report", fail(errno.EACCES))
+    with pytest.raises(PermissionError):
+        main(["ci", "--draw", "--output", str(ci.parent)])
 
 
 # --- when it cannot begin -------------------------------------------------------------------------

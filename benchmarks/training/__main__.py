@@ -6,6 +6,7 @@ for what the tuning chooses. An interrupted run goes on when the same command is
 """
 
 import argparse
+import errno
 import os
 import shlex
 import subprocess
@@ -50,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except _FailedError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"{error}: make room; the same command goes on from here", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         console.print("Interrupted; the same command goes on from here.")
