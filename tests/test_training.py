@@ -404,9 +404,7 @@ def test_a_recorded_gradient_makes_the_same_run(network: str, rule: str) -> None
     problem, settings = _short_problem(network), Settings(rule, 0.01, 0.9)
     plain, replayed = (TorchTrainer(problem, settings) for _ in range(2))
     replayed._model.train()
-    replayed._gradient_of = recorded(
-        replayed._backward, *replayed._like_a_batch(), record=_Recording.of
-    )
+    replayed._replay = recorded(replayed._backward, *replayed._like_a_batch(), record=_Recording.of)
     numbers = [of(settings, 2, problem.steps) for of in (learning_rates, momenta)]
 
     def trained(trainer: TorchTrainer, epochs: Iterable[int]) -> list:

@@ -1,10 +1,11 @@
 """Training in PyTorch; on a GPU the gradient of a minibatch is one CUDA graph.
 
-The optimizer's step is not in the graph: an SGD whose momentum or learning rate changes cannot be
-captured, and so that all rules are treated alike, none is. It is launched while the graph runs.
+The optimizer's step is not in the graph: PyTorch's SGD has no capturable form (its momentum is a
+number of Python, and that of Demon changes), and so that all rules are treated alike, none has it.
 """
 
 import io
+from collections.abc import Callable
 
 import array_api_compat.torch as xp
 import numpy as np
@@ -45,10 +46,10 @@ class TorchTrainer:
         self._statistics = [b for b in self._model.buffers() if b.is_floating_point()]
         self._kernels = [m.weight for m in self._model.modules() if isinstance(m, torch.nn.Conv2d)]
         self._decay = penalty_of(problem.network)
-        self._gradient_of = self._backward
+        self._replay: Callable[..., Tensor] | None = None
         if self._device.type == "cuda":
             self._model.train()  # the statistics that this moves are put back by ``start``
-            self._gradient_of = recorded(self._backward, *self._like_a_batch())
+            self._replay = recorded(self._backward, *self._like_a_batch())
 
     def start(self, weights: Weights) -> None:
         """Begin a run from those weights."""
@@ -156,8 +157,12 @@ class TorchTrainer:
         zeros = np.zeros(size, np.int32), np.zeros((size, 2), np.float32), np.zeros(size, np.bool_)
         return Batch(*(torch.from_numpy(x).to(self._device) for x in zeros))
 
-    def _backward(self, *batch: Tensor) -> Tensor:
+    def _gradient_of(self, *batch: Tensor) -> Tensor:
         """Leave the gradient of a minibatch in the parameters, and return its loss."""
+        return self._replay(*batch) if self._replay else self._backward(*batch)
+
+    def _backward(self, *batch: Tensor) -> Tensor:
+        """The same, kernel by kernel."""
         self._model.zero_grad()
         drawn = Batch(*batch)
         pixels, labels = (x[drawn.indices] for x in self._training)
