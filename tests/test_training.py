@@ -3,6 +3,9 @@
 ``tests/keras_adapter/test_keras_training.py`` has Keras on its backends.
 """
 
+import errno
+import gzip
+import hashlib
 import itertools
 import math
 import os
@@ -10,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -19,21 +23,25 @@ import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import shift
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from benchmarks.training import _checkpoint, _jax
+from benchmarks.training import _checkpoint, _data, _jax
 from benchmarks.training.__main__ import main
 from benchmarks.training._checkpoint import Checkpoint
 from benchmarks.training._data import Images, digits
+from benchmarks.training._figures import figures
 from benchmarks.training._jax import JaxTrainer
 from benchmarks.training._jax_networks import variables
 from benchmarks.training._networks import initial_weights
 from benchmarks.training._noise import gradient_noise, predicted_rescaled_temperature
 from benchmarks.training._problem import Batch, Problem, augmented, epoch_of
 from benchmarks.training._results import read_results
-from benchmarks.training._rules import Settings, learning_rates, momenta
+from benchmarks.training._rules import RULES, Settings, learning_rates, momenta
 from benchmarks.training._runs import run
 from benchmarks.training._tables import best_of_k, chosen, half_width, paired_differences
 from benchmarks.training._torch import TorchTrainer
+from benchmarks.training._torch_graph import recorded
 
 NETWORKS = ["mlp", "convnet", "resnet20"]
 SGD = Settings("sgd", 1.0, 0.0)
@@ -97,7 +105,7 @@ def test_resnet20_has_the_same_gradient_in_torch_and_jax() -> None:
     theirs._model.double().train()
     theirs._training = tuple(torch.from_numpy(x) for x in problem.training)  # type: ignore[assignment]
     theirs._training = theirs._training[0].double(), theirs._training[1].long()
-    loss = theirs._backward(Batch(*map(torch.from_numpy, batch)))
+    loss = theirs._backward(*map(torch.from_numpy, batch))
     with jax.enable_x64(True):
         double = jax.tree.map(lambda x: jnp.asarray(x, "float64"), variables(weights))
         images = problem.training.pixels.astype(np.float64), problem.training.labels
@@ -159,6 +167,78 @@ def test_each_digit_is_in_one_part() -> None:
     for part in parts:
         share = np.bincount(part.labels, minlength=10) / len(part.labels)
         assert share == pytest.approx(0.1, abs=0.01)
+
+
+# --- sets from files ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    "COOLMOMENTUM_DATA" not in os.environ,
+    reason="COOLMOMENTUM_DATA must name a folder with cifar-10-batches-py",
+)
+def test_cifar10_is_the_published_one() -> None:
+    """A frog first and 5,000 images a class, with the channel means that everyone normalises by."""
+    training, test = _data._cifar10()
+    assert training.pixels.shape == (50_000, 32, 32, 3)
+    assert test.pixels.shape == (10_000, 32, 32, 3)
+    assert (training.labels[0], test.labels[0]) == (6, 3)  # a frog, a cat
+    for images, size in ((training, 5_000), (test, 1_000)):
+        assert np.bincount(images.labels).tolist() == [size] * 10
+    means = training.pixels.mean(axis=(0, 1, 2), dtype=np.float64) / 255
+    np.testing.assert_allclose(means, [0.49139968, 0.48215841, 0.44653091], rtol=0, atol=5e-9)
+
+
+def test_fashion_mnist_is_read_as_it_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of pixels after 16 bytes, labels after 8; a part of the images is held out."""
+    random = np.random.default_rng(0)
+    kept, md5s = [], {}
+    (tmp_path / "fashion-mnist").mkdir()
+    for name, size in zip(_data.FASHION_MNIST, (40, 40, 20, 20), strict=True):
+        images = "images" in name
+        values = random.integers(0, 256, (size, 28, 28)) if images else np.arange(size) % 10
+        kept.append(values)
+        content = bytes(16 if images else 8) + values.astype(np.uint8).tobytes()
+        (tmp_path / "fashion-mnist" / name).write_bytes(gzip.compress(content))
+        md5s[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(_data, "FASHION_MNIST", md5s)
+    monkeypatch.setenv("COOLMOMENTUM_DATA", str(tmp_path))
+    training, validation, test = _data.fashion_mnist(validation=10)
+    assert (len(training.labels), len(validation.labels)) == (30, 10)
+    assert test.labels.tolist() == kept[3].tolist()
+    differences = test.pixels[1:, :, :, 0] - test.pixels[0, :, :, 0]  # the mean image drops out
+    expected = (kept[2][1:] - kept[2][0]) / 255
+    np.testing.assert_allclose(differences, expected, rtol=0, atol=4 * 2**-24)
+
+
+def test_a_file_with_another_content_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its name: the message has the file, both checksums, and what to do."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in _data.CIFAR10:
+        (folder / name).write_bytes(b"")
+    monkeypatch.setenv("COOLMOMENTUM_DATA", str(tmp_path))
+    empty = "d41d8cd98f00b204e9800998ecf8427e"
+    with pytest.raises(_data.UnavailableDataError, match=f"batch_1 .* {empty}; remove it"):
+        _data.cifar10()
+
+
+def test_a_set_that_is_not_to_be_had_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2 before any run; the line has the places looked into, and what to put there."""
+    monkeypatch.setenv("COOLMOMENTUM_DATA", str(tmp_path))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(_data, "_download", lambda loader: None)  # without a network
+    assert main(["laptop-cifar10", "--output", str(tmp_path / "results")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"cifar10 is in none of {tmp_path / 'cifar-10-batches-py'}, ")
+    assert "data_batch_1" in line
+    assert "COOLMOMENTUM_DATA" in line
+    assert not (tmp_path / "results").exists()
 
 
 # --- a step, against NumPy ------------------------------------------------------------------------
@@ -255,6 +335,95 @@ def test_the_frameworks_make_the_same_run(rule: str) -> None:
     )
 
 
+# --- on a GPU, as far as a CPU can tell -----------------------------------------------------------
+
+
+def _short_problem(network: str) -> Problem:
+    images = _images(24, 8)
+    return Problem(network, images, images, epochs=2, batch=8, augment=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [*(("mlp", rule) for rule in RULES), ("convnet", "sgd"), ("resnet20", "coolmomentum")],
+)
+def test_nothing_waits_for_the_device_within_an_epoch(network: str, rule: str) -> None:
+    """On the meta device no number can be read, nor can tensors of the CPU be mixed in."""
+    problem, settings = _short_problem(network), Settings(rule, 0.01, 0.9)
+    trainer = TorchTrainer(problem, settings, device="meta")
+    trainer.start(_weights(problem))
+    numbers = (of(settings, 2, problem.steps)[0] for of in (learning_rates, momenta))
+    seen = trainer._steps(epoch_of(problem, 0, 0), *numbers)
+    assert (seen.device.type, seen.shape) == ("meta", (4,))
+    with pytest.raises(RuntimeError, match="meta"):
+        seen.tolist()
+
+
+class _Recording(TorchDispatchMode):
+    """What a CUDA graph does, on the CPU: the same kernels on the same memory, without Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list = []
+
+    def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = kernel(*args, **(kwargs or {}))
+        memory = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}, result))
+        self._calls.append((kernel, *memory))
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for kernel, args, kwargs, result in self._calls:
+            for old, new in zip(*map(tree_leaves, (result, kernel(*args, **kwargs))), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+    @classmethod
+    def of(cls, function: Callable) -> tuple:
+        function()
+        with (recording := cls()):
+            result = function()
+        return recording.replay, result
+
+
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [
+        ("mlp", "coolmomentum"),
+        ("convnet", "adam-cosine"),
+        ("resnet20", "coolmomentum"),
+        ("mlp", "demon"),
+    ],
+)
+def test_a_recorded_gradient_makes_the_same_run(network: str, rule: str) -> None:
+    """To the bit: nothing in it depends on Python, or on other memory than when it was recorded.
+
+    So does a second run of the same trainer, and one that goes on from a checkpoint.
+    """
+    problem, settings = _short_problem(network), Settings(rule, 0.01, 0.9)
+    plain, replayed = (TorchTrainer(problem, settings) for _ in range(2))
+    replayed._model.train()
+    replayed._replay = recorded(replayed._backward, *replayed._like_a_batch(), record=_Recording.of)
+    numbers = [of(settings, 2, problem.steps) for of in (learning_rates, momenta)]
+
+    def trained(trainer: TorchTrainer, epochs: Iterable[int]) -> list:
+        its = [trainer.train(epoch_of(problem, 0, i), *(x[i] for x in numbers)) for i in epochs]
+        return [*its, trainer.measure()]
+
+    for trainer in (plain, replayed, replayed):
+        trainer.start(_weights(problem))
+        trained(trainer, [0])
+        state = trainer.state()
+        last = trained(trainer, [1])
+        if trainer is plain:
+            expected = repr(last)  # NaN where nothing is predicted
+        assert repr(last) == expected
+    replayed.start(_weights(problem, seed=1))
+    replayed.restore(state)
+    assert repr(trained(replayed, [1])) == expected
+
+
 # --- what is made of the runs ---------------------------------------------------------------------
 
 
@@ -262,6 +431,7 @@ def test_half_width_is_that_of_the_tables_of_student() -> None:
     """For 1..5: s = sqrt(5/2), t(0.975, 4 degrees of freedom) = 2.776445, s t / sqrt(5)."""
     assert half_width([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776445 / math.sqrt(2), rel=1e-6)
     assert half_width([0.97, 0.97]) == 0.0
+    assert math.isnan(half_width([0.97]))
 
 
 def test_best_of_k_is_the_mean_over_all_subsets() -> None:
@@ -307,6 +477,27 @@ def test_differences_are_paired_by_seed() -> None:
     ).assign(framework="torch", phase="report", lr=0.1, momentum=0.9, weight_decay=0.0, epoch=1)
     (line,) = paired_differences(runs).itertuples(index=False)
     assert line == ("torch", "sgd", -0.25, 0.0)
+
+
+def test_what_is_laid_beside_the_paper_is_what_its_scripts_log() -> None:
+    """CoolMomentum's loss in inference mode with penalty, the others' running loss; all numbers."""
+    columns = ["rule", "epoch", "training_loss", "penalty", "running_loss", "temperature"]
+    lines = [("coolmomentum", 1, 0.5, 0.25, 9.0, 9.0), ("sgd-step", 1, 0.5, 0.25, 1.5, 9.0)]
+    runs = pd.DataFrame(lines, columns=columns).assign(
+        framework="jax", phase="report", seed=0, lr=0.01, momentum=0.9, weight_decay=0.0,
+        accuracy=0.9, temperature_with_statistics=1e-7, predicted_temperature=math.nan,
+        seconds=math.nan,
+    )  # fmt: skip
+    drawn = {name: figure for name, _, figure in figures(runs)}
+    losses, _, temperatures = drawn["as-in-paper-jax"].axes
+    assert {line.get_label(): list(line.get_ydata()) for line in losses.lines} == {
+        "coolmomentum": [0.75],
+        "sgd-step": [1.5],
+    }
+    assert [list(line.get_ydata()) for line in temperatures.lines] == [[1e-7], [1e-7]]
+    losses, _, temperatures = drawn["training-jax"].axes
+    assert [list(line.get_ydata()) for line in losses.lines] == [[0.5], [0.5]]
+    assert [list(line.get_ydata()) for line in temperatures.lines] == [[9.0], [9.0]]
 
 
 # --- whole runs -----------------------------------------------------------------------------------
@@ -360,28 +551,39 @@ solver:
 """
 
 
-def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
-    """After SIGKILL in the middle of a run: the records of an uninterrupted one, to the bit."""
+def _epochs_done(output: Path) -> int:
+    """Of all runs, by their checkpoints."""
+    done = 0
+    for path in output.rglob("checkpoint.npz"):
+        with np.load(path) as checkpoint:
+            done += int(checkpoint["epochs"])
+    return done
+
+
+def test_a_run_that_was_interrupted_and_killed_goes_on(tmp_path: Path) -> None:
+    """After Ctrl-C, and SIGKILL, in the middle of a run: the records of a whole one, to the bit."""
     config = tmp_path / "killed"
     config.mkdir()
     (config / "report.yml").write_text(CONFIG)
     options = [str(config), "--output", str(tmp_path / "results")]
     output = tmp_path / "results" / "killed"
     command = [sys.executable, "-m", "benchmarks.training", *options]
-    with (tmp_path / "log").open("w") as log:
-        first = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
-    deadline = time.monotonic() + 300
-    while not (found := list(output.rglob("checkpoint.npz"))):
-        assert first.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    with np.load(found[0]) as checkpoint:
-        done = int(checkpoint["epochs"])
-    assert len(found) == 1
-    assert 1 <= done < 12  # in the middle of the first run
-    print(f"killed after epoch {done} of 12 of the first run")
+    done, log = 0, tmp_path / "log"
+    for signal_, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        with log.open("a") as lines:
+            process = subprocess.Popen(command, start_new_session=True, stdout=lines, stderr=lines)
+        deadline = time.monotonic() + 300
+        while (seen := _epochs_done(output)) < done + 3:
+            assert seen >= done, "it begins again"
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.killpg(process.pid, signal_)
+        assert process.wait() == status
+        before, done = done, _epochs_done(output)
+        assert before < done < 24  # in the middle of the two runs
+        print(f"{signal_.name} after {done} of 24 epochs")
+    assert "Interrupted; the same command goes on from here." in log.read_text()
 
     assert main(options) == 0
     runs, _ = read_results(output / "results.parquet")
@@ -392,7 +594,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert runs.seed.nunique() == 2
     for seed, resumed in runs.groupby("seed"):
         whole = pd.DataFrame(
-            run(trainer, problem, settings, int(seed), Checkpoint(None, ""), lambda _: None)
+            run(trainer, problem, settings, int(seed), Checkpoint(None, ""), lambda *_: None)
         )
         for column in whole.columns.drop("seconds"):
             expected = whole[column].astype(runs[column].dtype)
@@ -420,6 +622,26 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert checkpoint.read() == (1, [{"epoch": 1}], b"state")
     assert [path.name for path in tmp_path.iterdir()] == [_checkpoint.NAME]
     assert Checkpoint(tmp_path, "another run").read() is None
+
+
+def test_a_full_disk_is_one_clear_line(
+    ci: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 1 where page and figures cannot be written; another error is not hidden."""
+
+    def fail(number: int) -> Callable:
+        def write(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return write
+
+    monkeypatch.setattr("benchmarks.training.__main__.report", fail(errno.ENOSPC))
+    assert main(["ci", "--draw", "--output", str(ci.parent)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device: make room; the same command goes on" in line
+    monkeypatch.setattr("benchmarks.training.__main__.report", fail(errno.EACCES))
+    with pytest.raises(PermissionError):
+        main(["ci", "--draw", "--output", str(ci.parent)])
 
 
 # --- when it cannot begin -------------------------------------------------------------------------

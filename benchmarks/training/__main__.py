@@ -6,6 +6,7 @@ for what the tuning chooses. An interrupted run goes on when the same command is
 """
 
 import argparse
+import errno
 import os
 import shlex
 import subprocess
@@ -50,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except _FailedError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"{error}: make room; the same command goes on from here", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         console.print("Interrupted; the same command goes on from here.")
@@ -193,7 +199,7 @@ class _Bench:
         file.write_text(yaml.safe_dump(config | {"solver": solvers}, sort_keys=False))
         result.unlink(missing_ok=True)  # benchopt would write beside it
         runs = config["n-repetitions"] * sum(_cells(of) for s in solvers for of in s.values())
-        self._console.print(f"{name}, {framework}: {runs} runs")
+        self._console.print(f"{name}, {framework}: {runs} run{'s' * (runs > 1)}")
         command = [sys.executable, "-m", "benchopt", "run", str(HERE), "--config", str(file)]
         command += ["--output", str(result.resolve()), "--no-plot", "--no-cache"]
         environment = os.environ | {RUNS: str(runs), "BENCHOPT_RAISE_ON_ERROR": "1"}

@@ -93,11 +93,14 @@ def fashion_mnist(validation: int = 10_000, training: int = 0) -> Data:
 
 def cifar10(validation: int = 5_000, training: int = 0) -> Data:
     """CIFAR-10 (32x32x3): ``training`` of 50,000 - ``validation`` images (0: all), 10,000."""
+    return _data(*_cifar10(), validation, training, scale=255.0)
+
+
+def _cifar10() -> tuple[_Stored, _Stored]:
     kept_by_keras = "cifar-10-batches-py-target/cifar-10-batches-py"
     files = _contents("cifar-10-batches-py", "cifar10", kept_by_keras, CIFAR10)
     *training_batches, test_batch = map(_cifar_batch, files)
-    images = _Stored(*map(np.concatenate, zip(*training_batches, strict=True)))
-    return _data(images, test_batch, validation, training, scale=255.0)
+    return _Stored(*map(np.concatenate, zip(*training_batches, strict=True))), test_batch
 
 
 def simulated(size: int = 96, width: int = 8, channels: int = 3, classes: int = 4) -> Data:

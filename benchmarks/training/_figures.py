@@ -33,27 +33,50 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def figures(runs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """All figures that the runs allow, with their names."""
+def figures(runs: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
+    """All figures that the runs allow: name of the file, heading, figure."""
     rules = list(dict.fromkeys(["coolmomentum", *runs.rule]))
     colours = dict(zip(rules, COLOURS, strict=False))
     reported, tuning = (runs[runs.phase == phase] for phase in ("report", "tuning"))
     with rc_context(STYLE):
         for framework, own in reported.groupby("framework", sort=False):
-            yield f"training-{framework}", _training(str(framework), own, colours)
-        yield "accuracy", _accuracy(reported, colours)
+            heading = f"Training in {framework}"
+            yield f"training-{framework}", heading, _training(heading, own, colours)
+            if own.penalty.any():  # and so normalisation, whose statistics move as well
+                heading = f"Training in {framework}, logged as by the scripts of the paper"
+                yield f"as-in-paper-{framework}", heading, _as_in_paper(heading, own, colours)
+        yield "accuracy", "Test accuracy after the last epoch", _accuracy(reported, colours)
         if len(tuning):
-            yield "tuning", _tuning(tuning, colours)
+            yield "tuning", "What the tuning saw", _tuning(tuning, colours)
         if reported.seconds.notna().any():
-            yield "seconds", _seconds(reported)
+            yield "seconds", "Time of an epoch", _seconds(reported)
 
 
-def _training(framework: str, runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
+def _as_in_paper(heading: str, runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
+    """To be laid beside Fig. 1, which puts unlike losses side by side, as far as its scripts tell.
+
+    CoolMomentum: the training loss in inference mode, with the penalty. The others: the running
+    loss. The temperature counts the moving statistics of batch normalisation.
+    """
+    cools = runs.rule.str.startswith("coolmomentum")
+    logged = runs.assign(
+        training_loss=(runs.training_loss + runs.penalty).where(cools, runs.running_loss),
+        temperature=runs.temperature_with_statistics,
+    )
+    figure = _training(heading, logged, colours)
+    loss, _, temperature = figure.axes
+    loss.set(title="(a) Unlike losses", ylabel="cross-entropy and penalty (nats per image)")
+    temperature.set(title="(c) With moving statistics")
+    return figure
+
+
+def _training(heading: str, runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
     """Like Fig. 1: training loss, test accuracy, temperature."""
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     bands = runs.rule.nunique() <= 5  # more would hide each other
-    shown = "mean and range" if bands else "mean"
-    figure.suptitle(f"{framework}: {shown} of {runs.seed.nunique()} seeds")
+    seeds = runs.seed.nunique()
+    shown = f"{'mean and range' if bands else 'mean'} of {seeds} seeds" if seeds > 1 else "one seed"
+    figure.suptitle(f"{heading}: {shown}")
     loss, accuracy, temperature = figure.subplots(1, 3)
     for rule, own in runs.groupby("rule", sort=False):
         style = {"color": colours[str(rule)], "label": str(rule)}
@@ -101,7 +124,7 @@ def _accuracy(runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
     for at, ((rule, _), own) in enumerate(groups):
         colour = colours[rule]
         axes.plot(own.accuracy, np.full(len(own), at), "|", color=colour, alpha=0.5)
-        error = half_width(own.accuracy) if len(own) > 1 else None
+        error = half_width(own.accuracy)
         axes.errorbar(own.accuracy.mean(), at, xerr=error, fmt="o", color=colour, capsize=3)
     axes.set_yticks(range(len(groups)), [f"{rule}, {framework}" for (rule, framework), _ in groups])
     axes.set(xlabel="test images classified right: mean, 95 % interval, every seed")

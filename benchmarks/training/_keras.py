@@ -210,7 +210,7 @@ def _torch(trainer: KerasTrainer) -> Any:
 
     @torch.no_grad()
     def epoch(batches: Batch, numbers: Any, noise_batches: Batch | None) -> Any:
-        seen, predicted = torch.zeros(3), torch.zeros(())
+        seen, predicted = ops.zeros(3), ops.zeros(())  # where the variables are
         stretches, steps = numbers.shape[:2]
         for i in range(stretches):
             if noise_batches is not None:

@@ -12,8 +12,6 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.training._runs import Record
-
 __all__ = ["PROGRESS", "RUNS"]
 
 RUNS = "COOLMOMENTUM_RUNS"  # environment: how many runs this process will make, if that is known
@@ -29,19 +27,21 @@ class _RunProgress:
         self._done, self._begun = 0, time.monotonic()
 
     @contextmanager
-    def run(self, name: str, epochs: int) -> Iterator[Callable[[Record], None]]:
-        """Show a run, whose records are given to the function as they come."""
+    def run(self, name: str, epochs: int) -> Iterator[Callable[[int, str], None]]:
+        """Show a run: the function gets the number of epochs done, and what there is to say."""
         of = f" of {self._total}" if self._total else ""
-        last: list[Record] = []
+        last = ""
         columns = TextColumn("{task.description}"), BarColumn(bar_width=10), TimeRemainingColumn()
         live = self._console.is_terminal
         with Progress(*columns, console=self._console, disable=not live, transient=True) as bars:
             bar = bars.add_task(name, total=epochs)
 
-            def show(record: Record) -> None:
-                last[:] = [record]
-                label = f"run {self._done + 1}{of}{self._left()}: {name}: {_in_short(record)}"
-                bars.update(bar, completed=record.epoch, description=label)
+            def show(epochs_done: int, seen: str) -> None:
+                nonlocal last
+                last = seen
+                # In two lines, which fit into 80 columns beside the bar.
+                label = f"run {self._done + 1}{of}{self._left()}: {seen}\n{name}"
+                bars.update(bar, completed=epochs_done, description=label)
 
             yield show
         self._done += 1
@@ -49,7 +49,7 @@ class _RunProgress:
             LINES * n // max(self._total, 1) for n in (self._done - 1, self._done)
         )
         if last and not live and tenth > tenth_before:
-            line = f"run {self._done}{of}{self._left()}: {name}: {_in_short(last[0])}"
+            line = f"run {self._done}{of}{self._left()}: {name}: {last}"
             self._console.print(line, soft_wrap=True)
 
     def _left(self) -> str:
@@ -58,10 +58,6 @@ class _RunProgress:
             return ""
         each = (time.monotonic() - self._begun) / self._done
         return f", {timedelta(seconds=round(each * (self._total - self._done)))} left"
-
-
-def _in_short(record: Record) -> str:
-    return f"loss {record.training_loss:.1e}, accuracy {record.accuracy:.1%}"
 
 
 PROGRESS = _RunProgress()

@@ -40,12 +40,15 @@ def run(
     settings: Settings,
     seed: int,
     checkpoint: Checkpoint,
-    show: Callable[[Record], None],
+    show: Callable[[int, str], None],
     *,
     every_epoch: bool = True,
     compiled: bool = False,
 ) -> list[Record]:
-    """Train and measure, before the first and after every epoch (else after the last one only)."""
+    """Train and measure, before the first and after every epoch (else after the last one only).
+
+    ``show`` gets the number of epochs done and what there is to say.
+    """
     lrs = learning_rates(settings, problem.epochs, problem.steps)
     rhos = momenta(settings, problem.epochs, problem.steps)
     trainer.start(initial_weights(problem.network, problem.shape, problem.classes, seed))
@@ -66,6 +69,7 @@ def run(
         trained = trainer.train(epoch_of(problem, seed, epoch), lrs[epoch], rhos[epoch])
         seconds = time.perf_counter() - begun
         last = epoch + 1 == problem.epochs
+        seen = f"running loss {trained.running_loss:.1e}"
         if every_epoch or last or not isfinite(trained.running_loss):
             measured = trainer.measure()
             record = Record(
@@ -79,7 +83,8 @@ def run(
                 seconds=seconds if compiled else nan,
             )
             records.append(record)
-            show(record)
+            seen = f"loss {measured.training_loss:.1e}, accuracy {measured.accuracy:.1%}"
+        show(epoch + 1, seen)
         compiled = True
         checkpoint.write(epoch + 1, [asdict(record) for record in records], trainer.state())
     return records

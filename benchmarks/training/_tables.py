@@ -1,6 +1,6 @@
 """From the records of all runs to the cell that is chosen and the numbers that are reported."""
 
-from math import comb
+from math import comb, nan
 from typing import Any
 
 import pandas as pd
@@ -44,12 +44,17 @@ def chosen(tuning: pd.DataFrame) -> pd.DataFrame:
 
 
 def half_width(values: Any) -> float:
-    """Half the length of the 95 % Student t-interval of the mean of independent values."""
+    """Half the length of the 95 % Student t-interval of the mean of independent values.
+
+    NaN for one value, which says nothing about others.
+    """
+    if len(values) < 2:
+        return nan
     return float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, df=len(values) - 1))
 
 
 def summary(report: pd.DataFrame) -> pd.DataFrame:
-    """One line for each framework and rule: means over seeds after the last epoch.
+    """One line for each framework and rule: means over seeds after the last epoch, and differences.
 
     (A geometric mean of temperatures would be too low for the predicted one, which scatters.)
     """
@@ -66,7 +71,7 @@ def summary(report: pd.DataFrame) -> pd.DataFrame:
             line[column] = own[column].mean()
         line["seconds"] = every.seconds.median()  # of an epoch
         lines.append(line)
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).merge(paired_differences(report), "left", ["framework", "rule"])
 
 
 def paired_differences(report: pd.DataFrame, column: str = "accuracy") -> pd.DataFrame:
@@ -79,7 +84,8 @@ def paired_differences(report: pd.DataFrame, column: str = "accuracy") -> pd.Dat
         for rule in [name for name in own.rule.unique() if name != REFERENCE]:
             difference = (values[rule] - values[REFERENCE]).dropna()
             lines.append((framework, rule, difference.mean(), half_width(difference)))
-    return pd.DataFrame(lines, columns=["framework", "rule", "difference", "half_width"])
+    columns = ["framework", "rule", "minus_coolmomentum", "minus_coolmomentum_half_width"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def sensitivity(tuning: pd.DataFrame) -> pd.DataFrame:

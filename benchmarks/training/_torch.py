@@ -1,6 +1,11 @@
-"""Training in PyTorch."""
+"""Training in PyTorch; on a GPU the gradient of a minibatch is one CUDA graph.
+
+The optimizer's step is not in the graph: PyTorch's SGD has no capturable form (its momentum is a
+number of Python, and that of Demon changes), and so that all rules are treated alike, none has it.
+"""
 
 import io
+from collections.abc import Callable
 
 import array_api_compat.torch as xp
 import numpy as np
@@ -15,6 +20,7 @@ from benchmarks.training._networks import Weights, penalty_of
 from benchmarks.training._noise import predicted_rescaled_temperature
 from benchmarks.training._problem import Batch, Epoch, Problem, augmented
 from benchmarks.training._rules import EPSILON, RULES, Settings
+from benchmarks.training._torch_graph import recorded
 from benchmarks.training._torch_networks import Network, load
 from benchmarks.training._trainer import Measured, Trained
 from coolmomentum import DisplacementSum
@@ -28,9 +34,9 @@ CHUNK = 1000  # images that are measured at a time
 class TorchTrainer:
     """A network, an optimizer and the images, on the GPU if there is one."""
 
-    def __init__(self, problem: Problem, settings: Settings) -> None:
+    def __init__(self, problem: Problem, settings: Settings, device: str | None = None) -> None:
         self._problem, self._settings = problem, settings
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if problem.network == "mlp":
             torch.set_num_threads(1)  # matrices so small that more threads only wait
         self._training = self._to_device(problem.training)
@@ -40,6 +46,10 @@ class TorchTrainer:
         self._statistics = [b for b in self._model.buffers() if b.is_floating_point()]
         self._kernels = [m.weight for m in self._model.modules() if isinstance(m, torch.nn.Conv2d)]
         self._decay = penalty_of(problem.network)
+        self._replay: Callable[..., Tensor] | None = None
+        if self._device.type == "cuda":
+            self._model.train()  # the statistics that this moves are put back by ``start``
+            self._replay = recorded(self._backward, *self._like_a_batch())
 
     def start(self, weights: Weights) -> None:
         """Begin a run from those weights."""
@@ -50,6 +60,12 @@ class TorchTrainer:
         self, epoch: Epoch, learning_rates: NDArray[np.float64], momenta: NDArray[np.float64]
     ) -> Trained:
         """Make the steps of an epoch; learning rates and momenta are one for each."""
+        return Trained(*self._steps(epoch, learning_rates, momenta).tolist())
+
+    def _steps(
+        self, epoch: Epoch, learning_rates: NDArray[np.float64], momenta: NDArray[np.float64]
+    ) -> Tensor:
+        """The same, without waiting for the device: what was seen, (4,) float64."""
         self._model.train()
         batches = self._split(epoch.batches)
         noise_batches = self._split(epoch.noise_batches)
@@ -57,14 +73,14 @@ class TorchTrainer:
         stretch = len(batches) // max(len(noise_batches), 1)
         losses = torch.zeros((), dtype=torch.float64, device=self._device)
         parameters, both = DisplacementSum(), DisplacementSum()
-        predictions = []
+        predictions = [] if cools and noise_batches else [torch.full_like(losses, torch.nan)]
         place = self._place()
         for step, batch in enumerate(batches):
             noise_gradient = None
             if cools and noise_batches and step % stretch == 0:
-                self._backward(noise_batches[step // stretch])
+                self._gradient_of(*noise_batches[step // stretch])
                 noise_gradient = self._gradient()
-            losses += self._backward(batch)
+            losses += self._gradient_of(*batch)
             if noise_gradient is not None:
                 predicted = predicted_rescaled_temperature(
                     self._gradient(), noise_gradient, learning_rates[step], momenta[step]
@@ -75,12 +91,9 @@ class TorchTrainer:
             before, place = place, self._place()
             moved = [new - old for new, old in zip(place, before, strict=True)]
             parameters, both = parameters.add(moved[:1]), both.add(moved)
-        return Trained(
-            float(losses) / len(batches),
-            float(parameters.read()),
-            float(both.read()),
-            float(torch.stack(predictions).mean()) if predictions else np.nan,
-        )
+        predicted = torch.stack(predictions).mean()
+        seen = losses / len(batches), parameters.read(), both.read(), predicted
+        return torch.stack([x.double() for x in seen])
 
     @torch.inference_mode()
     def measure(self) -> Measured:
@@ -99,7 +112,8 @@ class TorchTrainer:
 
     def restore(self, state: bytes) -> None:
         """Go on from there, after ``start``."""
-        states = torch.load(io.BytesIO(state), map_location=self._device, weights_only=True)
+        # Each state knows its place, which for the steps of Adam is not the GPU.
+        states = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
         self._model.load_state_dict(states[0])
         self._optimizer.load_state_dict(states[1])
 
@@ -137,12 +151,24 @@ class TorchTrainer:
         if isinstance(self._optimizer, SGD):
             group["momentum"] = float(momentum)
 
-    def _backward(self, batch: Batch) -> Tensor:
+    def _like_a_batch(self) -> Batch:
+        """A minibatch of the size that all have, of nothing but the first image."""
+        size = self._problem.batch
+        zeros = np.zeros(size, np.int32), np.zeros((size, 2), np.float32), np.zeros(size, np.bool_)
+        return Batch(*(torch.from_numpy(x).to(self._device) for x in zeros))
+
+    def _gradient_of(self, *batch: Tensor) -> Tensor:
         """Leave the gradient of a minibatch in the parameters, and return its loss."""
-        self._optimizer.zero_grad()
-        pixels, labels = (x[batch.indices] for x in self._training)
+        return self._replay(*batch) if self._replay else self._backward(*batch)
+
+    def _backward(self, *batch: Tensor) -> Tensor:
+        """The same, kernel by kernel."""
+        self._model.zero_grad()
+        drawn = Batch(*batch)
+        pixels, labels = (x[drawn.indices] for x in self._training)
         if self._problem.augment:
-            pixels = augmented(pixels, batch, xp)
+            with self._device:  # where what is made in there belongs
+                pixels = augmented(pixels, drawn, xp)
         loss = cross_entropy(self._model(pixels), labels) + self._penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
