@@ -226,7 +226,7 @@ def in_keras(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pai
         "CoolMomentum": lambda: CoolMomentum(0.001, total_steps=10**5),
     }
     model.compile(make[name](), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    turns, left_out = Turns(), 4  # which compile; then there are without, with, with, without, ...
+    turns, left_out = Turns(), 20  # which compile; then come without, with, with, without, ...
     model.fit(Same(), shuffle=False, verbose=0, callbacks=[turns])
     first, second = np.reshape(turns.seconds[left_out : left_out + 2 * pairs], (-1, 2)).T
     return [(b, a) if i % 2 else (a, b) for i, (a, b) in enumerate(zip(first, second, strict=True))]
