@@ -307,8 +307,8 @@ TORCH_MUTANTS = [
     Mutant(
         "thermometer: frozen parameters counted",
         "torch/_thermometer.py",
-        '        return [x for group in groups for x in group["params"] if x.requires_grad] + self._also',
-        '        return [x for group in groups for x in group["params"]] + self._also',
+        'for x in group["params"] if x.requires_grad] + self._also',
+        'for x in group["params"]] + self._also',
         Selection(READ_TORCH, "test_names_of_a_model or test_nothing_to_follow"),
     ),
     Mutant(

@@ -117,6 +117,12 @@ def test_decoupled_weight_decay_is_no_displacement():
     assert_reads(thermometer, model, window_of(path.steps, lambda _: 0.5, dt2, 1 - 0.5 * 0.02))
 
 
+def correlation_of(pairs):
+    """Of displacements with those before them."""
+    before, now = (np.concatenate(x) for x in zip(*pairs, strict=True))
+    return before @ now / np.sqrt((before @ before) * (now @ now))
+
+
 class Noise(keras.layers.Layer):
     """Weights whose gradient is the batch, of one row, plus k times the weights."""
 
@@ -198,8 +204,12 @@ def test_accumulated_batches_are_no_steps():
         for x, y in zip(path.steps[:-1], path.steps[1:], strict=True)
     ]
     assert [bool(move.any()) for move in moves] == [False, True] * 13
-    expected = np.mean([move**2 for move in moves[1::2]])
-    assert thermometer.read()["rescaled_temperature"] == pytest.approx(expected, rel=NEAR)
+    moves = np.array(moves[1::2])
+    reading = thermometer.read()
+    assert reading["rescaled_temperature"] == pytest.approx(np.mean(moves**2), rel=NEAR)
+    assert reading["correlation"] == pytest.approx(
+        correlation_of(zip(moves[:-1], moves[1:], strict=True)), abs=NEAR
+    )
 
 
 def test_skipped_steps_do_not_count():
@@ -225,9 +235,7 @@ def test_skipped_steps_do_not_count():
     mean = np.mean(moves[applied] ** 2)
     assert reading["rescaled_temperature"] == pytest.approx(mean, rel=NEAR)
     pairs = [(moves[n - 1], moves[n]) for n in range(1, 9) if applied[n - 1] and applied[n]]
-    before, now = (np.concatenate(x) for x in zip(*pairs, strict=True))
-    correlation = before @ now / np.sqrt((before @ before) * (now @ now))
-    assert reading["correlation"] == pytest.approx(correlation, abs=NEAR)
+    assert reading["correlation"] == pytest.approx(correlation_of(pairs), abs=NEAR)
 
 
 def test_all_weights_count_the_moving_statistics():
