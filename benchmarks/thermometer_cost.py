@@ -1,138 +1,238 @@
-"""What the torch thermometer costs in a training step of ResNet-20: ``python -m`` this module.
+"""What a thermometer costs in a training step of ResNet-20: ``python -m`` this module.
 
-One model trains on random CIFAR-10 shapes, on one core. Blocks of steps without and with a
-thermometer take turns, and the ratio is that of neighbouring blocks, in processor time. The last
-column is what the hooks themselves take of all processor time, which is less noisy.
+The network is that of ``benchmarks/training``, on random images of the shape of CIFAR-10, with one
+thread. Blocks of ten steps with and without the thermometer take turns in one process, in processor
+time, and a ratio is that of two neighbouring blocks, so that what slows the machine slows both. A
+block has one measured step at the default ``every=10``, and one block in ten ends a span. Keras
+runs on the backend of ``KERAS_BACKEND``.
 """
 
 import argparse
+import os
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
 
-from coolmomentum.torch import CoolMomentum, Thermometer
+from benchmarks.training._networks import Weights, initial_weights
 
-OPTIMIZERS: dict[str, Callable[[Iterator[Tensor]], Optimizer]] = {
-    "SGD": lambda params: SGD(params, lr=0.01, momentum=0.9),
-    "Adam": lambda params: Adam(params, lr=0.001),
-    "CoolMomentum": lambda params: CoolMomentum(params, lr=0.001, total_steps=10_000),
-}
+SHAPE, CLASSES, STEPS = (32, 32, 3), 10, 10
+OPTIMIZERS = ("SGD", "Adam", "CoolMomentum")
+
+Block = Callable[[], object]  # makes STEPS steps and waits for their end
+Pairs = list[tuple[float, float]]  # processor time of a block without and of one with it
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--every", type=int, nargs="+", default=[1, 10, 100])
-    parser.add_argument("--pairs", type=int, default=6, help="blocks of each kind")
-    parser.add_argument(
-        "--block", type=int, default=10, help="steps, at least; a multiple of every"
-    )
+    parser.add_argument("framework", choices=MEASURE)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--every", type=int, nargs="+", default=[10])
+    parser.add_argument("--pairs", type=int, default=100, help="blocks of each kind")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    table = Table("optimizer", "batch", "every", "step, ms", "with / without (quartiles)", "hooks")
-    for batch in arguments.batches:
-        for name, make in OPTIMIZERS.items():
-            for every in arguments.every:
-                cells = measured(make, batch, every, arguments.pairs, arguments.block)
-                table.add_row(name, str(batch), str(every), *cells)
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        os.environ[name] = "1"
+    random = np.random.default_rng(0)
+    images = random.standard_normal((arguments.batch, *SHAPE)).astype(np.float32)
+    labels = random.integers(CLASSES, size=arguments.batch)
+    table = Table("optimizer", "every", "step, ms", "with / without (quartiles)", "mean")
+    for name in OPTIMIZERS:
+        for every in arguments.every:
+            pairs = MEASURE[arguments.framework](name, every, images, labels, arguments.pairs)
+            without, with_it = np.array(pairs).T
+            low, median, high = np.quantile(with_it / without, [0.25, 0.5, 0.75])
+            table.add_row(
+                name,
+                str(every),
+                f"{1e3 * np.median(without) / STEPS:.1f}",
+                f"{median:.3f} ({low:.3f} to {high:.3f})",
+                f"{with_it.mean() / without.mean():.3f}",
+            )
     Console().print(table)
 
 
-def measured(
-    make: Callable[[Iterator[Tensor]], Optimizer], batch: int, every: int, pairs: int, block: int
-) -> tuple[str, str, str]:
-    """Milliseconds of a step, the ratio with its quartiles, and the share of the hooks."""
-    torch.manual_seed(0)
-    model = resnet20()
-    optimizer = make(model.parameters())
-    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-    steps = -(-block // every) * every
-
-    def run(steps: int) -> float:
-        start = time.process_time()
-        for _ in range(steps):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        return (time.process_time() - start) / steps
-
-    run(1)
-    bare, ratios, shares = [], [], []
-    for _ in range(pairs):
-        bare.append(run(steps))
-        with Timed(optimizer, every=every, span=100) as thermometer:
-            run(1)  # which begins with a copy
-            thermometer.seconds = 0.0
-            with_it = run(steps)
-        ratios.append(with_it / bare[-1])
-        shares.append(thermometer.seconds / steps / with_it)
-    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return (
-        f"{1e3 * np.median(bare):.1f}",
-        f"{median:.3f} ({low:.3f} to {high:.3f})",
-        f"{100 * np.median(shares):.2f} %",
-    )
+def weights() -> Weights:
+    """What every run begins with."""
+    return initial_weights("resnet20", SHAPE, CLASSES, seed=0)
 
 
-class Timed(Thermometer):
-    """A thermometer that knows how much processor time it has taken."""
-
-    seconds = 0.0
-
-    def _before(self, *arguments: object) -> None:
-        start = time.process_time()
-        super()._before(*arguments)
-        self.seconds += time.process_time() - start
-
-    def _after(self, *arguments: object) -> None:
-        start = time.process_time()
-        super()._after(*arguments)
-        self.seconds += time.process_time() - start
+def by_turns(without: Block, with_it: Block, pairs: int) -> Pairs:
+    """Processor times of both, again and again; which is first changes every time."""
+    without(), with_it()
+    seconds = []
+    for i in range(pairs):
+        first, second = (with_it, without) if i % 2 else (without, with_it)
+        its = taken(first), taken(second)
+        seconds.append((its[i % 2], its[1 - i % 2]))
+    return seconds
 
 
-class Block(nn.Module):
-    """Two convolutions with batch normalisation beside a shortcut (option A of He et al. 2015)."""
-
-    def __init__(self, width_in: int, width: int) -> None:
-        super().__init__()
-        self.stride = width // width_in
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(width_in, width, 3, self.stride, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The sum of both ways."""
-        new: Tensor = self.convolutions(x)
-        short = x[:, :, :: self.stride, :: self.stride]
-        padding = new.shape[1] - short.shape[1]
-        return torch.relu(new + nn.functional.pad(short, (0, 0, 0, 0, 0, padding)))
+def taken(block: Block) -> float:
+    """Processor time of a block."""
+    start = time.process_time()
+    block()
+    return time.process_time() - start
 
 
-def resnet20() -> nn.Module:
-    """ResNet-20 for CIFAR-10: 0.27 million parameters in 59 tensors and more."""
-    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        *(Block(before, width) for before, width in pairwise(widths)),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, 10),
-    )
+# --- PyTorch ------------------------------------------------------------------------------------
 
+
+def in_torch(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs:
+    """The loop that one writes in PyTorch."""
+    import torch
+
+    from benchmarks.training._torch_networks import Network, load
+    from coolmomentum.torch import CoolMomentum, Thermometer
+
+    torch.set_num_threads(1)
+    pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
+    make: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+        "SGD": lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9),
+        "Adam": lambda params: torch.optim.Adam(params, lr=0.001),
+        "CoolMomentum": lambda params: CoolMomentum(params, lr=0.001, total_steps=10**5),
+    }
+
+    def block_of(measured: bool) -> Block:
+        model = Network("resnet20", SHAPE, CLASSES)
+        load(model, weights())
+        optimizer = make[name](model.parameters())
+        if measured:
+            Thermometer(optimizer, every=every)  # which the hooks of the optimizer keep
+
+        def block() -> None:
+            for _ in range(STEPS):
+                optimizer.zero_grad()
+                loss = torch.nn.functional.cross_entropy(model(pixels), targets)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+
+        return block
+
+    return by_turns(block_of(False), block_of(True), pairs)
+
+
+# --- JAX ----------------------------------------------------------------------------------------
+
+
+def in_jax(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs:
+    """A jitted step, which has all that it changes donated."""
+    import jax
+    import optax
+
+    from benchmarks.training._jax_networks import build, variables
+    from coolmomentum import CoolingSchedule, learning_rate_from_sgd
+    from coolmomentum.jax import adam_thermometer, cool_momentum, thermometer
+
+    network, cooling = build("resnet20", CLASSES), CoolingSchedule(10**5, 0.99)
+    bare, measured = {
+        "SGD": (
+            (sgd := optax.sgd(0.01, momentum=0.9)),
+            optax.chain(sgd, thermometer(learning_rate_from_sgd(0.01, 0.9), 0.9, every=every)),
+        ),
+        "Adam": ((adam := optax.adam(0.001)), adam_thermometer(adam, 0.001, every=every)),
+        "CoolMomentum": (
+            (cool := cool_momentum(0.001, schedule=cooling)),
+            optax.chain(cool, thermometer(0.001, cooling, every=every)),
+        ),
+    }[name]
+
+    def block_of(tx: Any) -> Block:
+        def loss_of(params: Any, statistics: Any) -> Any:
+            everything = {"params": params, "batch_stats": statistics}
+            logits, new = network.apply(everything, images, True, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), new["batch_stats"]
+
+        def step(run: Any) -> Any:
+            params, statistics, state = run
+            gradients, statistics = jax.grad(loss_of, has_aux=True)(params, statistics)
+            updates, state = tx.update(gradients, state, params)
+            return optax.apply_updates(params, updates), statistics, state
+
+        compiled = jax.jit(step, donate_argnums=0)
+        params, statistics = variables(weights())
+        run = [(params, statistics, tx.init(params))]
+
+        def block() -> None:
+            for _ in range(STEPS):
+                run[0] = compiled(run[0])
+            jax.block_until_ready(run)  # type: ignore[no-untyped-call]
+
+        return block
+
+    return by_turns(block_of(bare), block_of(measured), pairs)
+
+
+# --- Keras --------------------------------------------------------------------------------------
+
+
+def in_keras(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs:
+    """One ``fit``, whose callback is called in the blocks that have it."""
+    import keras
+
+    from benchmarks.training._keras_networks import build, load
+    from coolmomentum.keras import CoolMomentum, Thermometer
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+
+    class Turns(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
+        """A thermometer in every other block, or its time."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.thermometer = Thermometer(every=every)
+            self.steps, self.seconds, self.start = 0, list[float](), 0.0
+
+        def set_model(self, model: Any) -> None:
+            super().set_model(model)
+            self.thermometer.set_model(model)
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.thermometer.on_train_begin()
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            # Half a block off, so that all three looks at a measured step are in one block.
+            block, inside = divmod(self.steps + STEPS // 2, STEPS)
+            if not inside:
+                keras.ops.convert_to_numpy(self.model.optimizer.iterations)  # wait
+                now = time.process_time()
+                self.seconds.append(now - self.start)
+                self.start = now
+            if block % 4 in (1, 2) or block == 0:
+                self.thermometer.on_train_batch_begin(batch)
+            self.steps += 1
+
+    class Same(keras.utils.PyDataset):  # type: ignore[misc]
+        """The same batch for every step."""
+
+        def __len__(self) -> int:
+            return STEPS * (2 * pairs + left_out)
+
+        def __getitem__(self, index: int) -> Any:
+            return images, labels
+
+    model = build("resnet20", SHAPE, CLASSES)
+    load(model, weights())
+    make: dict[str, Callable[[], Any]] = {
+        "SGD": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+        "Adam": lambda: keras.optimizers.Adam(0.001),
+        "CoolMomentum": lambda: CoolMomentum(0.001, total_steps=10**5),
+    }
+    model.compile(make[name](), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    turns, left_out = Turns(), 20  # which compile; then come without, with, with, without, ...
+    model.fit(Same(), shuffle=False, verbose=0, callbacks=[turns])
+    first, second = np.reshape(turns.seconds[left_out : left_out + 2 * pairs], (-1, 2)).T
+    return [(b, a) if i % 2 else (a, b) for i, (a, b) in enumerate(zip(first, second, strict=True))]
+
+
+MEASURE: dict[str, Callable[..., Pairs]] = {"torch": in_torch, "jax": in_jax, "keras": in_keras}
 
 if __name__ == "__main__":
     main()

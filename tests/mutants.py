@@ -57,6 +57,11 @@ def contract(test: str, path: str) -> Selection:
     return Selection("contract/test_contract.py", words, keras=path.startswith("keras"))
 
 
+def read_keras(test: str) -> Selection:
+    """Selection of a test of the Keras thermometer."""
+    return Selection("keras_adapter/test_keras_thermometer.py", test, keras=True)
+
+
 EXACT, LAWS, ANY_ORDER, RELOADED, END = (
     "test_exact_trajectories",
     "test_every_law_warm_up",
@@ -66,6 +71,9 @@ EXACT, LAWS, ANY_ORDER, RELOADED, END = (
 )
 TORCH, JAX, KERAS = "torch default float64", "jax jitted float64", "keras eager float64"
 OPTIONS = Selection("test_update.py", "test_options")
+READ_TORCH = "torch_adapter/test_torch_thermometer.py"
+READ_JAX = Selection("test_jax_thermometer.py", "test_it_reads_what and 5")
+LIST = Selection("test_thermometer.py", "test_the_list and numpy and float64")
 MOVED = "    moved = next_displacement(velocity, slope, rho=rho, step_size=step_size("
 
 CORE = [
@@ -141,8 +149,43 @@ CORE = [
         "    return xp.sum(x) ** 2",
         contract(LAWS, TORCH),
     ),
+    Mutant(
+        "thermometer: sign of the product of successive displacements",
+        "thermometer.py",
+        "        both = mass.now + mass.before + 2 * mass.product",
+        "        both = mass.now + mass.before - 2 * mass.product",
+        LIST,
+    ),
+    Mutant(
+        "thermometer: energies not divided by dt**2",
+        "thermometer.py",
+        "            energies=more(self.energies, mass.now / time2),",
+        "            energies=more(self.energies, mass.now),",
+        LIST,
+    ),
+    Mutant(
+        "thermometer: three points without 2 / (1 + rho)",
+        "temperature.py",
+        "    return 2 * learning_rate * (1 + rho)",
+        "    return 4 * learning_rate",
+        LIST,
+    ),
+    Mutant(
+        "thermometer: the squares of a span are carried into the next",
+        "thermometer.py",
+        "            span_squares=self.span_squares - self.span_squares,\n            spans",
+        "            spans",
+        Selection("test_numpy_thermometer.py", "test_a_span_begins_anew"),
+    ),
 ]
 NUMPY = [
+    Mutant(
+        "thermometer: measures the step after the one in every",
+        "numpy/_thermometer.py",
+        "        if now and window.span_steps % self.every == 0:",
+        "        if now and (window.span_steps + 1) % self.every == 0:",
+        Selection("test_numpy_thermometer.py", "test_it_reads_the_displacements"),
+    ),
     Mutant(
         "clock advances without gradients",
         "numpy/_optimizer.py",
@@ -261,8 +304,72 @@ TORCH_MUTANTS = [
         "    dtype = torch.float32",
         contract(LAWS, "torch capturable float64"),
     ),
+    Mutant(
+        "thermometer: frozen parameters counted",
+        "torch/_thermometer.py",
+        'for x in group["params"] if x.requires_grad] + self._also',
+        'for x in group["params"]] + self._also',
+        Selection(READ_TORCH, "test_names_of_a_model or test_nothing_to_follow"),
+    ),
+    Mutant(
+        "thermometer: skipped steps counted",
+        "torch/_thermometer.py",
+        "        if not was_applied(optimizer, self._clock):\n            return\n",
+        "",
+        Selection(READ_TORCH, "test_steps_that_the_optimizer_skips"),
+    ),
+    Mutant(
+        "thermometer: decoupled weight decay counted as displacement",
+        "torch/_thermometer.py",
+        "                shrunk = shrinkage(optimizer, groups[i]) if x.grad is not None else 1.0",
+        "                shrunk = 1.0",
+        Selection(READ_TORCH, "test_it_reads_what and adamw"),
+    ),
+    Mutant(
+        "thermometer: rho of the next step",
+        "torch/_thermometer.py",
+        "                now = self._displacements(optimizer)\n",
+        "                now = self._displacements(optimizer)\n"
+        "                self._motions = [self._motion(x) for x in optimizer.param_groups]\n",
+        Selection(READ_TORCH, "test_it_reads_what and cool"),
+    ),
+    Mutant(
+        "thermometer: a reading does not close the window",
+        "torch/_thermometer.py",
+        "        self._window = self._window.closed()\n",
+        "",
+        Selection(READ_TORCH, "test_reading_closes"),
+    ),
 ]
 JAX_MUTANTS = [
+    Mutant(
+        "thermometer: rho and learning rate of the next step",
+        "jax/_thermometer.py",
+        "        last = state.count - 1\n",
+        "        last = state.count\n",
+        READ_JAX,
+    ),
+    Mutant(
+        "thermometer: measures the step before the one in every",
+        "jax/_thermometer.py",
+        "            (n % self.every == 0) & done,",
+        "            ((n + 1) % self.every == 0) & done,",
+        READ_JAX,
+    ),
+    Mutant(
+        "thermometer: masses without their root",
+        "jax/_thermometer.py",
+        "            roots = [jnp.sqrt(x) for x in layout.ordered(masses())]",
+        "            roots = layout.ordered(masses())",
+        Selection("test_jax_thermometer.py", "test_the_masses_of_the_first_steps"),
+    ),
+    Mutant(
+        "thermometer: a reset does not close the window",
+        "jax/_thermometer.py",
+        "_packed(_unpacked(node.sums, node.counts).closed(), node)",
+        "_packed(_unpacked(node.sums, node.counts), node)",
+        Selection("test_jax_thermometer.py", "test_it_reads_the_same and inject"),
+    ),
     Mutant(
         "clock off by one",
         "jax/_transform.py",
@@ -300,6 +407,41 @@ JAX_MUTANTS = [
     ),
 ]
 KERAS_MUTANTS = [
+    Mutant(
+        "thermometer: microbatches counted",
+        "keras/_thermometer.py",
+        "        step, inside = divmod(microbatches, self._meter.accumulated)",
+        "        step, inside = microbatches, 0",
+        read_keras("test_accumulated_batches"),
+    ),
+    Mutant(
+        "thermometer: skipped steps counted",
+        "keras/_thermometer.py",
+        "    applied = ops.equal(now.iterations - after.iterations, 1)",
+        "    applied = ops.equal(now.iterations, now.iterations)",
+        read_keras("test_skipped_steps"),
+    ),
+    Mutant(
+        "thermometer: decoupled weight decay counted as displacement",
+        "keras/_thermometer.py",
+        "            shrink = 1 - optimizer.weight_decay * rate",
+        "            shrink = 1 - 0 * rate",
+        read_keras("test_decoupled_weight_decay"),
+    ),
+    Mutant(
+        "thermometer: moving statistics counted",
+        "keras/_thermometer.py",
+        "            weights = model.weights if self._all_weights else model.trainable_variables",
+        "            weights = model.weights",
+        read_keras("test_all_weights"),
+    ),
+    Mutant(
+        "thermometer: rho of the next step",
+        "keras/_thermometer.py",
+        "rho_at(optimizer.schedule, optimizer.iterations - 1, dtype)",
+        "rho_at(optimizer.schedule, optimizer.iterations, dtype)",
+        read_keras("test_it_reads_what"),
+    ),
     Mutant(
         "clock off by one",
         "keras/_optimizer.py",

@@ -55,6 +55,20 @@ def test_it_reads_the_displacements(every, span, in_place):
     assert thermometer.read(thermometer.close(seen))["steps"] == 0
 
 
+def test_a_span_begins_anew():
+    """Two equal spans of a walk that turns round and round read as one of them.
+
+    At rho 1/2, of steps 1 and -1: y_W = 0, so that bound is walked = 1.5 * 2 in each span.
+    """
+    thermometer = Thermometer(every=1, span=2)
+    seen = thermometer.init([np.zeros(1)])
+    for x in (1.0, 0.0, 1.0, 0.0):
+        seen = thermometer.update(seen, [np.array([x])], rho=0.5, learning_rate=1.0)
+    assert seen.window.spans == 2
+    assert seen.window.walked[-1] == seen.window.bound[-1] == 3.0
+    assert thermometer.read(seen)["freeze_out"] == 1.0
+
+
 def dots(xs, ys):
     """Sums of products, one for each pair of arrays."""
     return np.array([np.sum(x * y) for x, y in zip(xs, ys, strict=True)])

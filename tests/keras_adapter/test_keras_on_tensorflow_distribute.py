@@ -1,5 +1,6 @@
 """tf.distribute: two replicas walk as one does on the same global batch, with one temperature."""
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,9 @@ import tensorflow as tf
 from exact import U32
 from keras_tools import near, numpy
 
+from coolmomentum.keras import Thermometer
 from coolmomentum.tensorflow import CoolMomentum
+from coolmomentum.thermometer import READINGS
 
 X = np.random.default_rng(0).standard_normal((48, 3)).astype("float32")
 Y = X[:, :1] - X[:, 1:2] * X[:, 2:3]
@@ -43,9 +46,10 @@ def network(**settings):
     return model
 
 
-def train(model, epochs=3):
+def train(model, epochs=3, callbacks=()):
     """Epochs of six batches, past S."""
-    model.fit(X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    fit = {"epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": [*callbacks]}
+    model.fit(X, Y, batch_size=8, **fit)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,27 @@ def test_readings_while_it_cools(strategy):
     ):
         for value in strategy.experimental_local_results(per_replica):
             assert float(value) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_thermometer_sees_one_walk(strategy):
+    """Two replicas are read as one, masses of Adam included, in every row and reading.
+
+    Parameters differ by no more than CLOSE, displacements by twice that; squares and products by
+    twice that share of a displacement, and readings subtract like numbers at worst tenfold.
+    """
+    readings = []
+    for scope in (contextlib.nullcontext(), strategy.scope()):
+        with scope:
+            model = network()
+            model.compile(keras.optimizers.Adam(0.05), "mse")
+        thermometer = Thermometer(every=2, span=4)
+        train(model, callbacks=[thermometer])
+        readings.append([*thermometer.read("parameter").values(), thermometer.read()])
+    for one, two in zip(*readings, strict=True):
+        assert two["steps"] == one["steps"] == 6
+        size = 10 * 4 * CLOSE["atol"] / one["rescaled_temperature"] ** 0.5
+        for name in READINGS:
+            assert two[name] == pytest.approx(one[name], rel=size, abs=size, nan_ok=True), name
 
 
 def test_a_custom_loop(strategy):

@@ -1,6 +1,7 @@
 """The Thermometer callback: the core's window in fit, closed forms, and where its readings go."""
 
 import csv
+import itertools
 
 import keras
 import numpy as np
@@ -117,6 +118,12 @@ def test_decoupled_weight_decay_is_no_displacement():
     assert_reads(thermometer, model, window_of(path.steps, lambda _: 0.5, dt2, 1 - 0.5 * 0.02))
 
 
+def correlation_of(pairs):
+    """Of displacements with those before them."""
+    before, now = (np.concatenate(x) for x in zip(*pairs, strict=True))
+    return before @ now / np.sqrt((before @ before) * (now @ now))
+
+
 class Noise(keras.layers.Layer):
     """Weights whose gradient is the batch, of one row, plus k times the weights."""
 
@@ -198,8 +205,38 @@ def test_accumulated_batches_are_no_steps():
         for x, y in zip(path.steps[:-1], path.steps[1:], strict=True)
     ]
     assert [bool(move.any()) for move in moves] == [False, True] * 13
-    expected = np.mean([move**2 for move in moves[1::2]])
-    assert thermometer.read()["rescaled_temperature"] == pytest.approx(expected, rel=NEAR)
+    moves = np.array(moves[1::2])
+    reading = thermometer.read()
+    assert reading["rescaled_temperature"] == pytest.approx(np.mean(moves**2), rel=NEAR)
+    assert reading["correlation"] == pytest.approx(
+        correlation_of(itertools.pairwise(moves)), abs=NEAR
+    )
+
+
+def test_skipped_steps_do_not_count():
+    """Of nine batches, the three that overflow are no steps, and no pair goes across them.
+
+    A gradient is its batch, so displacements are sums of a few float32 numbers of order 0.01.
+    """
+    noise = np.random.default_rng(0).standard_normal((9, 500)).astype("float32")
+    noise[[0, 3, 4]] = np.inf
+    inner = keras.optimizers.SGD(0.01, momentum=0.5)
+    model = keras.Sequential([keras.Input((500,)), Noise()])
+    scaled = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
+    model.compile(scaled, lambda y, out: out, jit_compile=JIT)
+    path, thermometer = Path(), Thermometer(every=1, span=2)
+    model.fit(
+        noise, np.zeros(9), batch_size=1, shuffle=False, verbose=0, callbacks=[path, thermometer]
+    )
+    moves = np.diff([x for (x,) in path.steps], axis=0)
+    applied = [bool(move.any()) for move in moves]
+    assert applied == [n not in (0, 3, 4) for n in range(9)]
+    reading = thermometer.read()
+    assert reading["steps"] == 6
+    mean = np.mean(moves[applied] ** 2)
+    assert reading["rescaled_temperature"] == pytest.approx(mean, rel=NEAR)
+    pairs = [(moves[n - 1], moves[n]) for n in range(1, 9) if applied[n - 1] and applied[n]]
+    assert reading["correlation"] == pytest.approx(correlation_of(pairs), abs=NEAR)
 
 
 def test_all_weights_count_the_moving_statistics():

@@ -231,6 +231,37 @@ def test_the_temperature_of_adam(lr, sigma, beta1):
     assert reading["rho"] == pytest.approx(beta1, rel=1e-12)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_the_temperature_of_rmsprop(momentum):
+    """Where noise dominates it is lr sigma / (2 (1 - momentum)).
+
+    v is sigma**2, and so v = m v - (lr / sigma) g: <dx**2> = lr**2 / (1 - m**2), of mass sigma, at
+    dt**2 = 2 lr / (1 + m). The gradient's own part in v, 1 - alpha = 0.01, is the relative error of
+    that. Four standard errors, of neighbours correlated by momentum**10 or less.
+    """
+    lr, sigma = 1e-3, 3.0
+    reading = noisy(lambda p: torch.optim.RMSprop(p, lr=lr, momentum=momentum), k=0.0, sigma=sigma)
+    expected = lr * sigma / (2 * (1 - momentum))
+    assert reading["temperature"] == pytest.approx(expected, rel=0.01 + 4 * math.sqrt(2.01 / 2e5))
+    assert reading["three_point_temperature"] == pytest.approx(
+        expected, rel=0.01 + 4 * math.sqrt(4 / 2e5)
+    )
+
+
+def test_the_temperature_of_adagrad():
+    """Where noise dominates it is lr sigma / (2 sqrt(n)) in step n: it cools by itself.
+
+    The sum of squares is n sigma**2, which is the square of the mass; the displacement is lr g over
+    the mass, at dt**2 = 2 lr. The sum is known to sqrt(2 / n) of each coordinate and shares 1 / n
+    with the gradient: a relative error of some 1 / n. Four standard errors as above.
+    """
+    lr, sigma = 1e-2, 3.0
+    reading = noisy(lambda p: torch.optim.Adagrad(p, lr=lr), k=0.0, sigma=sigma)
+    measured = np.arange(1010, 2001, 10)
+    expected = lr * sigma / 2 * np.mean(1 / np.sqrt(measured))
+    assert reading["temperature"] == pytest.approx(expected, rel=1e-3 + 4 * math.sqrt(2 / 2e5))
+
+
 def test_cooling_follows_the_schedule():
     """With CoolMomentum rho and temperature are those of Eq. 19 at each step's own rho."""
     x = torch.zeros(5000, requires_grad=True)
@@ -684,6 +715,36 @@ def test_a_compiled_step():
         readings.append(thermometer.read())
     assert readings[0] == pytest.approx(readings[1], rel=1e-6, abs=1e-6)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name", ["cool", "adam"])
+def test_a_compiled_model(name):
+    """A compiled model, and a compiled step with it, read as they do uncompiled.
+
+    The graphs are those that TorchDynamo captures, run by PyTorch itself: same operations, so the
+    numbers agree but for a few float32 roundings of the compiled step's scalars.
+    """
+    readings = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        optimizer = OPTIMIZERS[name](model.parameters())
+        thermometer = Thermometer(
+            optimizer, every=2, span=4, named_parameters=model.named_parameters()
+        )
+        call, step = model, optimizer.step
+        if compiled:
+            call, step = (torch.compile(f, backend="eager") for f in (model, step))
+        for n in range(8):
+            optimizer.zero_grad()
+            call(draw(8, 3, dtype=torch.float32, seed=n)).square().mean().backward()
+            step()
+        readings.append(thermometer.read("parameter"))
+    torch.compiler.reset()
+    assert [*readings[0]] == [*readings[1]] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    for key, expected in readings[0].items():
+        assert expected["steps"] == 8
+        assert readings[1][key] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 DISTRIBUTED = ["sgd, momentum", "adamw"]  # displacements from the state, and from copies
