@@ -196,6 +196,13 @@ TORCH_MUTANTS = [
         Selection("torch_adapter/test_torch_update.py", "test_decoupled_weight_decay"),
     ),
     Mutant(
+        "the paths of the first step kept for good",
+        "torch/_paths.py",
+        "            and bool(self._guards.check(*every))\n",
+        "",
+        Selection("torch_adapter/test_torch_choice.py", "laid_out_anew"),
+    ),
+    Mutant(
         "sign of maximize",
         "torch/_paths.py",
         "    sign = -1.0 if step.maximize else 1.0\n",

@@ -75,6 +75,7 @@ def test_only_reading_the_temperature_waits():
     optimizer = make()
     assert host_reads(optimizer.temperature) == []
     assert host_reads(optimizer.rescaled_temperatures) == []
+    assert host_reads(make(capturable=True).temperature) == []
     assert len(host_reads(lambda: float(optimizer.temperature()))) == 1
 
 
