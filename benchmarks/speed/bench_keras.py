@@ -12,7 +12,6 @@ from benchmarks.speed.turns import take_turns
 
 OURS, SGD = "CoolMomentum", "keras SGD"
 SOME = {name: shapes for name, shapes in MODELS.items() if len(shapes) > 1}
-SMALLEST = {name: shapes for name, shapes in GROWTH.items() if len(shapes) <= 100}
 
 
 def optimizers(names: tuple[str, ...] = (OURS, SGD)) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def test_paths(benchmark: Any, shapes: Shapes, way: str) -> None:
     measure(benchmark, shapes, way, (OURS, SGD, "keras Adam"))
 
 
-@pytest.mark.parametrize("shapes", SMALLEST.values(), ids=SMALLEST.keys())
+@pytest.mark.parametrize("shapes", GROWTH.values(), ids=GROWTH.keys())
 def test_growth(benchmark: Any, shapes: Shapes) -> None:
     """Time of a step against the number of parameters and of tensors."""
     measure(benchmark, shapes, ways()[0], (OURS, SGD))
