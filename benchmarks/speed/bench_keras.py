@@ -70,14 +70,16 @@ def _tensorflow(optimizer: Any, variables: Any, grads: Any, way: str) -> Callabl
 def _jax(optimizer: Any, variables: Any, grads: Any) -> Callable[[], object]:
     import jax
 
-    def update(state: Any, grads: Any, values: Any) -> Any:
+    # In the order of the results, as Keras' trainer has them: JAX gives the memory of a donated
+    # argument to the first result that has its shape, and copies if that is another array.
+    def update(values: Any, state: Any, grads: Any) -> Any:
         return optimizer.stateless_apply(state, grads, values)
 
-    step = jax.jit(update, donate_argnums=(0, 2))
+    step = jax.jit(update, donate_argnums=(0, 1))
     held = [[v.value for v in variables], [v.value for v in optimizer.variables]]
 
     def turn() -> None:
-        held[:] = step(held[1], grads, held[0])
+        held[:] = step(*held, grads)
         jax.block_until_ready(held)  # type: ignore[no-untyped-call]
 
     return turn
