@@ -22,11 +22,11 @@ Contenders take turns in one process, one thread each. A ratio is the median of 
 turn, of process CPU time, with its quartiles; below 1 is faster. *Wall* is the same by the clock.
 *Copy* is the speed of 20 bytes a parameter (parameter, gradient and momentum read, two of them
 written) as a fraction of that of NumPy's copy of as many float32 numbers in the same turns, for
-models larger than the caches; it can be above 100 %, as the copy waits for memory that it only writes,
-while a step has read what it writes. *ms*, the CPU time of a step, is of this machine and of no other.
-*Bytes a parameter* are counted from the arguments of the operators (PyTorch) or are XLA's estimate
-(JAX), *operators* are those called from Python, and *allocated bytes* all that these allocate in a
-step, which the peak above the state cannot exceed.
+models larger than the caches; it can be above 100 %, as a copy waits for memory that it only
+writes, while a step has read what it writes. *ms*, the CPU time of a step, is of this machine and
+of no other. *Bytes a parameter* are counted from the arguments of the operators (PyTorch) or are
+XLA's estimate (JAX), *operators* are those called from Python, and *allocated bytes* all that these
+allocate in a step, which the peak above the state cannot exceed.
 
 ## Targets
 """
