@@ -239,6 +239,13 @@ TORCH_MUTANTS = [
         Selection("torch_adapter/test_torch_update.py", "test_decoupled_weight_decay"),
     ),
     Mutant(
+        "the paths of the first step kept for good",
+        "torch/_paths.py",
+        "            and bool(self._guards.check(*every))\n",
+        "",
+        Selection("torch_adapter/test_torch_choice.py", "laid_out_anew"),
+    ),
+    Mutant(
         "sign of maximize",
         "torch/_paths.py",
         "    sign = -1.0 if step.maximize else 1.0\n",
@@ -279,8 +286,8 @@ TORCH_MUTANTS = [
     Mutant(
         "temperature with the learning rate of now, not of the last step",
         "torch/_optimizer.py",
-        '        return [scalar(group["last_lr"])',
-        '        return [scalar(group["lr"])',
+        '        lrs = [scalar(group["last_lr"]) for group in self.param_groups]',
+        '        lrs = [scalar(group["lr"]) for group in self.param_groups]',
         Selection("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
     Mutant(

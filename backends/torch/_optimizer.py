@@ -12,7 +12,16 @@ from coolmomentum import _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
 from coolmomentum.temperature import DisplacementSum, coordinates
 from coolmomentum.torch._clock import place_clock, scalar, step_of, tick
-from coolmomentum.torch._paths import Number, Tensors, differentiable_step, local, take_step
+from coolmomentum.torch._paths import (
+    Number,
+    Plan,
+    Tensors,
+    Ways,
+    differentiable_step,
+    local,
+    sort_out,
+    take_step,
+)
 from coolmomentum.torch._settings import (
     COOLING,
     Group,
@@ -263,7 +272,7 @@ class CoolMomentum(Optimizer):
         if not any(tensors.params for _, tensors in work):
             return
         steps = [step_of(group) for group in self.param_groups]  # all, before anything changes
-        for (group, tensors), step in zip(work, steps, strict=True):
+        for index, ((group, tensors), step) in enumerate(zip(work, steps, strict=True)):
             if (scale := getattr(self, "grad_scale", None)) is not None:
                 for grad in tensors.grads:
                     local(grad).div_(scale.reshape(()).to(grad.device))
@@ -272,8 +281,18 @@ class CoolMomentum(Optimizer):
                     moved = differentiable_step(param, grad, displacement, step)
                     self.state[param]["displacement"] = moved
             else:
-                take_step(tensors, step, group)
+                here = tensors.here()
+                take_step(here, step, self._ways(index, here, group))
             tick(group, step.lr)
+
+    def _ways(self, index: int, tensors: Tensors, group: Group) -> Ways:
+        """The paths of a group, by the plan of its last step if that still fits."""
+        if torch.compiler.is_compiling():
+            return sort_out(tensors, group)
+        plans: dict[int, Plan] = self.__dict__.setdefault("_plans", {})  # not in a copy or pickle
+        if index not in plans or not plans[index].fits(tensors, group):
+            plans[index] = Plan(tensors, group)
+        return plans[index].ways
 
     def _init_group(
         self,
@@ -287,8 +306,11 @@ class CoolMomentum(Optimizer):
         grads.extend([grad for grad in found if grad is not None])
         if any([grad.is_sparse for grad in grads]):
             raise RuntimeError("CoolMomentum does not support sparse gradients")
-        of_all = zip(group["params"], found, strict=True)
-        params.extend([param for param, grad in of_all if grad is not None])
+        if len(grads) == len(found):
+            params.extend(group["params"])
+        else:
+            of_all = zip(group["params"], found, strict=True)
+            params.extend([param for param, grad in of_all if grad is not None])
         if group["fused"]:
             check_fused(params)
         state = self.state
@@ -375,12 +397,12 @@ class CoolMomentum(Optimizer):
     @torch.no_grad()
     def _pooled(self, in_units_of_lr: bool) -> Tensor:
         groups = self._displacements()
-        sums = pooled_sums_of_squares([displacements for _, displacements in groups]).unbind()
-        total = DisplacementSum(torch.zeros((), dtype=torch.float64))
+        sums = pooled_sums_of_squares([displacements for _, displacements in groups])
+        total = DisplacementSum()
         for (params, _), square, lr in zip(groups, sums, self._units(in_units_of_lr), strict=True):
             total = total.merge(DisplacementSum(square / lr, _size(params), 1))
-        mean: Tensor = total.read()
-        return mean
+        mean = total.read()
+        return mean if isinstance(mean, Tensor) else torch.tensor(mean, dtype=torch.float64)
 
     @torch.no_grad()
     def _apart(self, in_units_of_lr: bool) -> dict[Tensor, Tensor]:
@@ -405,7 +427,11 @@ class CoolMomentum(Optimizer):
 
     def _units(self, in_units_of_lr: bool) -> list[Number]:
         """For each group what its squared displacements are to be divided by."""
-        return [scalar(group["last_lr"]) if in_units_of_lr else 1.0 for group in self.param_groups]
+        if not in_units_of_lr:
+            return [1.0] * len(self.param_groups)
+        zero = torch.zeros((), dtype=torch.float64)  # Python does not divide by a 0.0 of its own
+        lrs = [scalar(group["last_lr"]) for group in self.param_groups]
+        return [lr if isinstance(lr, Tensor) or lr else zero for lr in lrs]
 
 
 def _size(params: list[Tensor]) -> int:

@@ -48,54 +48,87 @@ class Tensors(NamedTuple):
         """One parameter, gradient and displacement after the other."""
         return zip(self.params, self.grads, self.displacements, strict=True)
 
+    def at(self, index: list[int]) -> "Tensors":
+        """Some of them."""
+        return Tensors(*([tensors[i] for i in index] for tensors in self))
+
+    def here(self) -> "Tensors":
+        """The parts of DTensors that this process has, the gradients sharded as the parameters."""
+        if set(map(type, self.params)) <= _PLAIN:
+            return self
+        grads = [_sharded_as(param, grad) for param, grad, _ in self.triples()]
+        every = (self.params, grads, self.displacements)
+        return Tensors(*([local(tensor) for tensor in tensors] for tensors in every))
+
 
 # --- the choice ---------------------------------------------------------------------------------
 
 
-def take_step(tensors: Tensors, step: Step, group: Group) -> None:
-    """Apply one step, each tensor by the fastest path that is right and that the group allows."""
-    if _alike(tensors):
-        path = _path(tensors.params[0], tensors.grads[0], tensors.displacements[0], group)
-        path(tensors, step.beside(tensors.params[0]))
-        return
-    sorted_out: dict[Any, Tensors] = {}
-    for param, grad, displacement in tensors.triples():
-        if type(param) not in _PLAIN and hasattr(param, "placements"):
-            grad = grad.redistribute(placements=param.placements)  # type: ignore[attr-defined]
-            param, grad, displacement = local(param), local(grad), local(displacement)
-        path = _path(param, grad, displacement, group)
-        key = (path, param.device, param.dtype)
-        if key not in sorted_out:
-            sorted_out[key] = Tensors([], [], [])
-        params, grads, displacements = sorted_out[key]
-        params.append(param)
-        grads.append(grad)
-        displacements.append(displacement)
-    for (path, _, _), bucket in sorted_out.items():
+def take_step(tensors: Tensors, step: Step, ways: "Ways") -> None:
+    """Apply one step, each tensor by its way; see :func:`sort_out`."""
+    for path, index in ways:
+        bucket = tensors if len(index) == len(tensors.params) else tensors.at(index)
         path(bucket, step.beside(bucket.params[0]))
 
 
-def _alike(tensors: Tensors) -> bool:
-    """Whether the path of the first is that of all: plain and contiguous, of one device and dtype.
+def sort_out(tensors: Tensors, group: Group) -> "Ways":
+    """For each tensor the fastest path that is right and that the group allows."""
+    sorted_out: dict[Any, list[int]] = {}
+    for i, triple in enumerate(tensors.triples()):
+        key = (_path(*triple, group), triple[0].device, triple[0].dtype)
+        if key not in sorted_out:
+            sorted_out[key] = []
+        sorted_out[key].append(i)
+    return [(path, index) for (path, _, _), index in sorted_out.items()]
 
-    This is the common case, and with many small tensors what is asked of each is a good part of a
-    step. It is asked anew in each, as all of it may change in between without a notice.
+
+class Plan:
+    """The ways of a step, which are those of the next one if the tensors are still like these.
+
+    All of it may change in between without a notice, even the memory of a parameter; but with many
+    small tensors sorting them out takes longer than the step. One call asks instead whether class,
+    dtype, device, shape and strides of each are what they were.
     """
-    params, grads, displacements = tensors
-    every = params + grads + displacements
-    return (
-        bool(params)
-        and not torch.compiler.is_compiling()  # the trace pays once, and has no use for all this
-        and set(map(type, params)) <= _PLAIN
-        and (all([param.is_cpu for param in params]) or len({p.device for p in params}) == 1)
-        and [tensor.dtype for tensor in every].count(params[0].dtype) == len(every)
-        and all(map(Tensor.is_contiguous, every))
+
+    def __init__(self, tensors: Tensors, group: Group) -> None:
+        every = [*tensors.params, *tensors.grads, *tensors.displacements]
+        self.ways = sort_out(tensors, group)
+        self._settings = (group["fused"], group["foreach"])
+        self._count = len(every)
+        self._guards = _guards(every) if GUARDS_WORK else None
+
+    def fits(self, tensors: Tensors, group: Group) -> bool:
+        """Whether sorting out would give the same again."""
+        every = [*tensors.params, *tensors.grads, *tensors.displacements]
+        return (
+            self._guards is not None
+            and self._settings == (group["fused"], group["foreach"])
+            and self._count == len(every)
+            and bool(self._guards.check(*every))
+        )
+
+
+def _guards(tensors: list[Tensor]) -> Any:
+    """What torch.compile can know its arguments again by."""
+    shapes: Any = [list(tensor.shape) for tensor in tensors]  # its stub has them flat
+    strides: Any = [list(tensor.stride()) for tensor in tensors]
+    return torch._C._dynamo.guards.TensorGuards(
+        *tensors, dynamic_dims_sizes=shapes, dynamic_dims_strides=strides
     )
 
 
-def _path(
-    param: Tensor, grad: Tensor, displacement: Tensor, group: Group
-) -> Callable[[Tensors, Step], None]:
+def _guards_work() -> bool:
+    """Whether this PyTorch has them, and whether they see all that the choice of a path does."""
+    x = torch.zeros(2, 2, device="cpu")
+    others = (x.double(), x.t(), x[:1], x.to("meta"), x.to_sparse(), torch.nn.Parameter(x))
+    try:
+        guards = _guards([x])
+        return bool(guards.check(x + 1)) and not any(guards.check(other) for other in others)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "Path":
     if type(param) not in _PLAIN or param.dtype != grad.dtype:
         return _by_the_core
     if group["fused"] or (group["fused"] is None and group["foreach"] is None and param.is_cpu):
@@ -130,6 +163,10 @@ def _is_dense(tensor: Tensor) -> bool:
                 return False
             expected *= size
     return True
+
+
+def _sharded_as(param: Any, grad: Any) -> Any:
+    return grad.redistribute(placements=param.placements) if hasattr(param, "placements") else grad
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -256,6 +293,9 @@ def _langevin_step(
     )
 
 
+Path = Callable[[Tensors, Step], None]
+Ways = list[tuple[Path, list[int]]]  # which of the tensors go each path
+
 _PLAIN = {Tensor, torch.nn.Parameter}
 _HALF = (torch.float16, torch.bfloat16)
 # The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. In float32
@@ -280,3 +320,5 @@ FUSED_DTYPES: dict[str, tuple[torch.dtype, ...]] = {"cpu": (), "cuda": ()}
 if _kernel_works():
     FUSED_DTYPES["cpu"] = (torch.float32, torch.float64)
     FUSED_DTYPES["cuda"] = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+GUARDS_WORK = _guards_work()

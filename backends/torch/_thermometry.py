@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from coolmomentum.torch._paths import local
+from coolmomentum.torch._paths import Number, local
 
 _CPU = torch.device("cpu")
 # Elements. The error of a float32 dot grows with its length; of 2**18 it is below 1e-6.
 _CHUNK = 2**18
-_SMALL = 2**14  # up to here a call for each costs more than a copy of all into one
+_FLOAT32 = 4  # bytes; less is not enough to sum in
 
 
 def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
@@ -56,8 +57,8 @@ def sums_of_products(
     return sums
 
 
-def pooled_sums_of_squares(lists: Sequence[Sequence[Tensor]]) -> Tensor:
-    """For each list the sum of its :func:`sums_of_squares`, in few calls for many small tensors.
+def pooled_sums_of_squares(lists: Sequence[Sequence[Tensor]]) -> list[Number]:
+    """For each list the sum of its :func:`sums_of_squares`, with little overhead on the CPU.
 
     Parameters
     ----------
@@ -65,24 +66,32 @@ def pooled_sums_of_squares(lists: Sequence[Sequence[Tensor]]) -> Tensor:
 
     Returns
     -------
-    as there, of shape (len(lists),)
+    floats on the CPU, 0-d tensors where those would have to be waited for
     """
-    if all([type(x) is Tensor and x.is_cpu and x.dtype == torch.float32 for y in lists for x in y]):
-        return torch.stack([_pooled_here(tensors) for tensors in lists])
-    sums = sums_of_squares([tensor for tensors in lists for tensor in tensors])
-    parts = torch.split(sums, [len(tensors) for tensors in lists])
-    return torch.stack([part.sum() for part in parts])
+    arrays = [_arrays(tensors) for tensors in lists]
+    if None not in arrays:
+        return [sum(map(_sum_of_squares, x)) for x in arrays if x is not None]
+    each = sums_of_squares([tensor for tensors in lists for tensor in tensors])
+    return [part.sum() for part in torch.split(each, list(map(len, lists)))]
 
 
-def _pooled_here(tensors: Sequence[Tensor]) -> Tensor:
-    """Sum of squares of float32 tensors on the CPU."""
-    total = torch.zeros((), dtype=torch.float64)
-    long = [tensor.reshape(-1) for tensor in tensors if tensor.numel() > _SMALL]
-    if short := [tensor for tensor in tensors if tensor.numel() <= _SMALL]:
-        long.append(torch.cat([tensor.reshape(-1) for tensor in short]))
-    if chunks := [chunk for tensor in long for chunk in torch.split(tensor, _CHUNK)]:
-        total += torch.stack([torch.dot(x, x) for x in chunks]).sum(dtype=torch.float64)
-    return total
+def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
+    """The memory of the tensors as NumPy sees it, whose calls cost less, if it can sum them all."""
+    if not set(map(type, tensors)) <= {Tensor}:
+        return None
+    try:
+        arrays = [tensor.numpy() for tensor in tensors]
+    except (RuntimeError, TypeError):  # elsewhere, not of a dtype of NumPy, or with a graph
+        return None
+    return None if any([array.itemsize < _FLOAT32 for array in arrays]) else arrays
+
+
+def _sum_of_squares(array: np.ndarray) -> float:
+    if array.size <= _CHUNK:
+        return float(np.vdot(array, array).real)
+    flat = array.ravel(order="K")  # no copy, in whatever order the memory is
+    parts = [flat[i : i + _CHUNK] for i in range(0, flat.size, _CHUNK)]
+    return sum([float(np.vdot(part, part).real) for part in parts])
 
 
 def device_of(tensors: Sequence[Tensor]) -> torch.device:

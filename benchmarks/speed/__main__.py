@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
@@ -11,6 +11,89 @@ import pandas as pd
 from benchmarks.speed.turns import COPY
 
 BYTES_COPIED, BYTES_STEPPED = 8, 20  # a float32 parameter: read and write; read p, g, v, write p, v
+SMALL, LARGE, FLAT = "65 tensors, 270 thousand", "161 tensors, 25.6 million", "1 tensor, 25 million"
+INTRODUCTION = """\
+# Speed
+
+Made by `make speed`, or `python -m benchmarks.speed results/speed` from its files, on one machine:
+{machine}, no GPU, other work beside it.
+
+Contenders take turns in one process, one thread each. A ratio is the median of the ratios within a
+turn, of process CPU time, with its quartiles; below 1 is faster. *Wall* is the same by the clock.
+*Copy* is the speed of 20 bytes a parameter (parameter, gradient and momentum read, two of them
+written) as a fraction of that of NumPy's copy of as many float32 numbers in the same turns, for
+models larger than the caches; it can be above 100 %, as a copy waits for memory that it only
+writes, while a step has read what it writes. *ms*, the CPU time of a step, is of this machine and
+of no other. *Bytes a parameter* are counted from the arguments of the operators (PyTorch) or are
+XLA's estimate (JAX), *operators* are those called from Python, and *allocated bytes* all that these
+allocate in a step, which the peak above the state cannot exceed.
+
+## Targets
+"""
+
+
+class Target(NamedTuple):
+    """What was aimed at before anything was measured: a ratio of two contenders."""
+
+    what: str
+    run: str
+    benchmark: str
+    contender: str
+    baseline: str
+    limit: float
+
+
+def targets() -> list[Target]:
+    """Those that are ratios of times."""
+    ours, sgd, fused = "CoolMomentum", "torch.optim.SGD", "torch.optim.SGD, fused"
+    optax, keras_sgd = "optax.sgd", "keras SGD"
+    found = [
+        Target("torch, fused SGD", "torch", f"test_paths[{LARGE}]", ours, fused, 1.0),
+        Target("torch, fused SGD", "torch", f"test_paths[{SMALL}]", ours, fused, 0.85),
+        Target("torch, default SGD", "torch", f"test_paths[{LARGE}]", ours, sgd, 0.6),
+        Target("torch, default SGD", "torch", f"test_paths[{SMALL}]", ours, sgd, 0.5),
+        *(
+            Target(
+                "temperature on demand, fused SGD",
+                "torch",
+                f"test_temperature[{size}]",
+                "temperature()",
+                fused,
+                0.4,
+            )
+            for size in (FLAT, LARGE, SMALL)
+        ),
+    ]
+    for size in (LARGE, SMALL):
+        found += [
+            Target("JAX", "jax", f"test_paths[{size}]", "cool_momentum", optax, 1.02),
+            Target(
+                "JAX, thermometer",
+                "jax",
+                f"test_windowed[{size}]",
+                "cool_momentum, thermometer",
+                optax,
+                1.05,
+            ),
+        ]
+        for backend, way, limit in (
+            ("jax", "jit", 1.02),
+            ("tensorflow", "graph", 1.02),
+            ("tensorflow", "jit", 1.02),
+            ("tensorflow", "eager", 1.3),
+            ("torch", "eager", 1.02),
+        ):
+            found.append(
+                Target(
+                    f"Keras on {backend}, {way}",
+                    f"keras-{backend}",
+                    f"test_paths[{size}-{way}]",
+                    ours,
+                    keras_sgd,
+                    limit,
+                )
+            )
+    return found
 
 
 def main() -> None:
@@ -24,24 +107,16 @@ def main() -> None:
         parser.error(f"results must be a folder with JSON files: {arguments.results}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     draw(runs, arguments.output / "speed-growth.png")
-    (arguments.output / "speed.md").write_text(report(runs))
+    remarks = Path(__file__).with_name("remarks.md").read_text()
+    (arguments.output / "speed.md").write_text(report(runs, remarks))
 
 
-def report(runs: dict[str, Any]) -> str:
+def report(runs: dict[str, Any], remarks: str) -> str:
     """The whole page."""
     machine = next(iter(runs.values()))["machine_info"]
-    lines = [
-        "# Speed",
-        "",
-        "Made by `make speed`, or `python -m benchmarks.speed results/speed` from its files.",
-        "Contenders take turns in one process, one thread each. A ratio is the median of the",
-        "ratios within a turn, of process CPU time, with its quartiles; below 1 is faster. *Copy*",
-        "is the speed of 20 bytes a parameter (parameter, gradient and momentum read, two of them",
-        "written) as a fraction of that of NumPy's copy of as many float32 numbers in the same",
-        "turns, for models that are larger than the caches. *ms* is of this machine "
-        f"({machine['cpu'].get('brand_raw', machine['machine'])}), and of no other.",
-        "",
-    ]
+    cpu = machine["cpu"]
+    named = f"{cpu.get('brand_raw', machine['machine'])}, {cpu.get('count')} cores"
+    lines = [INTRODUCTION.format(machine=named), *met(runs), remarks]
     for name, run in runs.items():
         lines += [f"## {name}", ""]
         for benchmark in run["benchmarks"]:
@@ -51,31 +126,61 @@ def report(runs: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def met(runs: dict[str, Any]) -> list[str]:
+    """The targets as a table of Markdown."""
+    named = {
+        (run, benchmark["name"]): benchmark["extra_info"]["seconds"]
+        for run, content in runs.items()
+        for benchmark in content["benchmarks"]
+    }
+    rows = [["against", "model", "target", "measured", ""], ["---", "---", "---:", "---:", "---"]]
+    for target in targets():
+        seconds = named.get((target.run, target.benchmark))
+        if seconds is None:
+            continue
+        cpu = {name: pd.Series(times["cpu"]) for name, times in seconds.items()}
+        ratios = cpu[target.contender] / cpu[target.baseline]
+        verdict = "met" if round(ratios.median(), 2) <= target.limit else "not met"
+        model = target.benchmark.split("[")[1].rstrip("]").split("-")[0]
+        rows.append([target.what, model, f"{target.limit:.2f}", ratio(ratios), verdict])
+    return [*(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
 def table(benchmark: dict[str, Any]) -> list[str]:
     """One benchmark as a table of Markdown."""
     info = benchmark["extra_info"]
     baselines, counts = info["baselines"], info["counts"]
     counted = list(dict.fromkeys(key for values in counts.values() for key in values))
-    header = ["", "ms", *(f"/ {name}" for name in baselines), "copy", *counted]
+    on = [f"/ {name}" for name in baselines]
+    header = ["", "ms", *on, *(f"{name}, wall" for name in on), "copy", *counted]
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
-    cpu = pd.DataFrame({name: seconds["cpu"] for name, seconds in info["seconds"].items()})
+    times = info["seconds"]
+    cpu, wall = (
+        pd.DataFrame({name: seconds[clock] for name, seconds in times.items()})
+        for clock in ("cpu", "wall")
+    )
     for name in cpu:
         share = BYTES_STEPPED / BYTES_COPIED * (cpu[COPY] / cpu[name]).median()
+        values = (counts.get(name, {}).get(key) for key in counted)
         rows.append(
             [
                 str(name),
                 f"{1000 * cpu[name].median():.3g}",
                 *(ratio(cpu[name] / cpu[baseline]) for baseline in baselines),
+                *(f"{(wall[name] / wall[baseline]).median():.2f}" for baseline in baselines),
                 f"{share:.0%}" if steps(str(name)) and info["parameters"] >= 10**6 else "",
-                *(
-                    f"{counts.get(name, {}).get(key, ''):.4g}"
-                    if key in counts.get(name, {})
-                    else ""
-                    for key in counted
-                ),
+                *("" if value is None else f"{value:.4g}" for value in values),
             ]
         )
-    return [f"### {benchmark['name']}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    speed = BYTES_COPIED * info["parameters"] / cpu[COPY].median() / 1e9
+    return [
+        f"### {benchmark['name']}",
+        "",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        f"The copy ran at {speed:.1f} GB/s.",
+        "",
+    ]
 
 
 def steps(contender: str) -> bool:

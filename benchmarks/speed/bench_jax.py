@@ -12,13 +12,14 @@ import pytest
 
 from benchmarks.speed.shapes import GROWTH, MODELS, Shapes
 from benchmarks.speed.turns import take_turns
-from coolmomentum.jax import cool_momentum, temperature
+from coolmomentum import CoolingSchedule
+from coolmomentum.jax import cool_momentum, temperature, thermometer
 
 OURS, SGD = "cool_momentum", "optax.sgd"
 LR = 0.01
-COMPILED = {name: shapes for name, shapes in GROWTH.items() if len(shapes) <= 100}
+COOLING = CoolingSchedule(10**6)
 MAKES: dict[str, Callable[[], Any]] = {
-    OURS: lambda: cool_momentum(LR, 10**6),
+    OURS: lambda: cool_momentum(LR, schedule=COOLING),
     SGD: lambda: optax.sgd(LR, momentum=0.9),
     "optax.adam": lambda: optax.adam(LR),
 }
@@ -27,9 +28,7 @@ MAKES: dict[str, Callable[[], Any]] = {
 class Run:
     """A train step with given gradients, which waits for its end."""
 
-    def __init__(
-        self, tx: Any, grads: Any, read: Callable[[Any], Any] | None = None, every: int = 1
-    ) -> None:
+    def __init__(self, tx: Any, grads: Any, read: Callable[[Any], Any] | None = None) -> None:
         self.params = jax.tree.map(jnp.zeros_like, grads)
         self.grads = grads
         self.state = tx.init(self.params)
@@ -37,12 +36,7 @@ class Run:
         def step(params: Any, state: Any, grads: Any) -> Any:
             updates, state = tx.update(grads, state, params)
             params = optax.apply_updates(params, updates)
-            if read is None:
-                return params, state, 0.0
-            if every == 1:
-                return params, state, read(state)
-            value = jax.lax.cond(state.count % every == 0, read, lambda _: jnp.zeros(()), state)
-            return params, state, value
+            return params, state, 0.0 if read is None else read(state)
 
         start = time.perf_counter()
         lowered = jax.jit(step, donate_argnums=(0, 1)).lower(self.params, self.state, grads)
@@ -54,6 +48,11 @@ class Run:
             "bytes a parameter": cost["bytes accessed"] / count(grads),
             "allocated bytes": memory.temp_size_in_bytes,
         }
+
+    def ten(self) -> None:
+        """Ten steps."""
+        for _ in range(10):
+            self()
 
     def __call__(self) -> None:
         """One step."""
@@ -72,12 +71,13 @@ def gradients(shapes: Shapes) -> list[jax.Array]:
     return [1e-3 * jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)]
 
 
-def measure(benchmark: Any, runs: dict[str, Any], shapes: Shapes) -> None:
+def measure(benchmark: Any, runs: dict[str, Any], shapes: Shapes, steps: int = 1) -> None:
     """Let them take turns."""
     take_turns(
         benchmark,
         runs,
-        baselines=(SGD,),
+        baselines=(SGD, OURS) if steps > 1 else (SGD,),
+        steps=steps,
         counts={name: run.counts for name, run in runs.items() if isinstance(run, Run)},
         parameters=sum(map(math.prod, shapes)),
         tensors=len(shapes),
@@ -93,7 +93,7 @@ def test_paths(benchmark: Any, shapes: Shapes) -> None:
 
 @pytest.mark.parametrize("shapes", MODELS.values(), ids=MODELS.keys())
 def test_temperature(benchmark: Any, shapes: Shapes) -> None:
-    """On demand; in every step, which XLA does not fuse on the CPU; and in one step of ten."""
+    """On demand, and in every step, which XLA does not fuse on the CPU."""
     grads = gradients(shapes)
 
     def read(state: Any) -> jax.Array:
@@ -105,13 +105,21 @@ def test_temperature(benchmark: Any, shapes: Shapes) -> None:
         "temperature()": lambda: on_demand(ours.state).block_until_ready(),
         OURS: ours,
         f"{OURS}, temperature in every step": Run(MAKES[OURS](), grads, read),
-        f"{OURS}, temperature in one step of ten": Run(MAKES[OURS](), grads, read, every=10),
         SGD: Run(MAKES[SGD](), grads),
     }
     measure(benchmark, runs, shapes)
 
 
-@pytest.mark.parametrize("shapes", COMPILED.values(), ids=COMPILED.keys())
+@pytest.mark.parametrize("shapes", MODELS.values(), ids=MODELS.keys())
+def test_windowed(benchmark: Any, shapes: Shapes) -> None:
+    """Ten steps at a time, with a thermometer in the chain that looks at one of them."""
+    grads = gradients(shapes)
+    runs = {name: Run(MAKES[name](), grads) for name in (OURS, SGD)}
+    runs[f"{OURS}, thermometer"] = Run(optax.chain(MAKES[OURS](), thermometer(LR, COOLING)), grads)
+    measure(benchmark, {name: run.ten for name, run in runs.items()}, shapes, steps=10)
+
+
+@pytest.mark.parametrize("shapes", GROWTH.values(), ids=GROWTH.keys())
 def test_growth(benchmark: Any, shapes: Shapes) -> None:
     """Time of a step against the number of parameters and of tensors."""
     grads = gradients(shapes)

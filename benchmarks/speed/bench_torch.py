@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.speed.shapes import GROWTH, MODELS, Shapes
 from benchmarks.speed.turns import take_turns
-from coolmomentum.torch import CoolMomentum
+from coolmomentum.torch import CoolMomentum, Thermometer
 
 DEVICE = torch.device("cpu")
 SGD, FUSED_SGD = "torch.optim.SGD", "torch.optim.SGD, fused"
@@ -35,9 +37,10 @@ PATHS: dict[str, Make] = {
     "torch.optim.Adam": lambda params: torch.optim.Adam(params),
     "torch.optim.Adam, fused": lambda params: torch.optim.Adam(params, fused=True),
 }
-# Momentum SGD of other people. timm and torchvision need each other and do not import beside the
-# CPU build of PyTorch; heavyball compiles its steps with Triton.
+# Momentum SGD of other people. timm needs torchvision, which does not come for PyTorch's CPU build
+# from the same index. heavyball compiles for a minute, and longer the more tensors there are.
 PACKAGES = {
+    "heavyball": ("SGD", {"lr": 0.01, "beta": 0.9}),
     "pytorch_optimizer": ("SGDW", SETTINGS),
     "schedulefree": ("SGDScheduleFree", SETTINGS),
 }
@@ -66,8 +69,37 @@ def optimizer(make: Make, grads: list[torch.Tensor]) -> torch.optim.Optimizer:
     return made
 
 
-def counted(step: Callable[[], object]) -> dict[str, float]:
-    """Calls of operators at the top level, and the bytes that they allocate."""
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own
+    """Counts the bytes of the tensors that operators read and write, as their schemas have it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's own
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Once for each tensor that goes in, is changed or comes out."""
+        result = function(*args, **kwargs or {})
+        if not function.is_view:
+            if all(returned.alias_info is None for returned in function._schema.returns):
+                self.bytes += weight(result)
+            for argument, value in zip(function._schema.arguments, args, strict=False):
+                # Fused kernels write gradients only where they unscale them.
+                written = argument.alias_info is not None and argument.name != "grads"
+                self.bytes += weight(value) * (2 if written else 1)
+        return result
+
+
+def weight(value: Any) -> int:
+    """Bytes of all tensors in an argument."""
+    return sum(x.nbytes for x in tree_leaves(value) if isinstance(x, torch.Tensor))
+
+
+def counted(step: Callable[[], object], parameters: int) -> dict[str, float]:
+    """Calls of operators at the top level, and the bytes that they move and that they allocate."""
+    with Traffic() as traffic:
+        step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as calls:
         step()
     with torch.profiler.profile(
@@ -81,7 +113,11 @@ def counted(step: Callable[[], object]) -> dict[str, float]:
         and (event.cpu_parent is None or not event.cpu_parent.name.startswith("aten::"))
     ]
     allocated = sum(max(0, event.self_cpu_memory_usage) for event in memory.key_averages())
-    return {"operators": len(tops), "allocated bytes": allocated}
+    return {
+        "operators": len(tops),
+        "bytes a parameter": traffic.bytes / parameters,
+        "allocated bytes": allocated,
+    }
 
 
 def sizes(shapes: Shapes) -> dict[str, Any]:
@@ -94,7 +130,8 @@ def test_paths(benchmark: Any, shapes: Shapes) -> None:
     """Each path of the step beside those of PyTorch."""
     grads = gradients(shapes)
     steps = {name: optimizer(make, grads).step for name, make in PATHS.items()}
-    counts = {name: counted(step) for name, step in steps.items()}
+    parameters = sizes(shapes)["parameters"]
+    counts = {name: counted(step, parameters) for name, step in steps.items()}
     take_turns(benchmark, steps, baselines=(FUSED_SGD, SGD), counts=counts, **sizes(shapes))
 
 
@@ -104,12 +141,61 @@ def test_packages(benchmark: Any, shapes: Shapes) -> None:
     grads = gradients(shapes)
     makes = {OURS: PATHS[OURS], SGD: PATHS[SGD]}
     for package, (name, settings) in PACKAGES.items():
-        if importlib.util.find_spec(package) is None:
+        slow_to_compile = package == "heavyball" and len(shapes) > 100
+        if importlib.util.find_spec(package) is None or slow_to_compile:
             continue
         kind = getattr(importlib.import_module(package), name)
         makes[f"{package}.{name}"] = partial(kind, **settings)
-    steps = {name: optimizer(make, grads).step for name, make in makes.items()}
+    steps = {name: with_gradients(optimizer(make, grads), grads) for name, make in makes.items()}
     take_turns(benchmark, steps, baselines=(SGD,), **sizes(shapes))
+
+
+def with_gradients(stepped: torch.optim.Optimizer, grads: list[torch.Tensor]) -> Callable[[], None]:
+    """A step that begins with giving the gradients: heavyball takes them away."""
+    params = [param for group in stepped.param_groups for param in group["params"]]
+
+    def step() -> None:
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        stepped.step()
+
+    return step
+
+
+def test_where_the_time_goes(benchmark: Any) -> None:
+    """With small tensors: the kernel alone, and as the whole step of an optimizer of PyTorch."""
+    shapes = MODELS["65 tensors, 270 thousand"]
+    grads = gradients(shapes)
+
+    class Bare(torch.optim.Optimizer):
+        """What every optimizer has around its step, and nothing else."""
+
+        def step(self, closure: Any = None) -> Any:
+            kernel()
+
+    params, displacements = ([torch.zeros_like(grad) for grad in grads] for _ in range(2))
+
+    def kernel() -> None:
+        torch._fused_sgd_(
+            params,
+            grads,
+            displacements,
+            weight_decay=0.0,
+            momentum=0.9,
+            lr=-1.0,
+            dampening=1.01,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
+
+    contenders: dict[str, Callable[[], object]] = {
+        "the kernel": kernel,
+        "the kernel, in PyTorch's wrapper of a step": Bare(params, {}).step,
+        OURS: optimizer(PATHS[OURS], grads).step,
+        FUSED_SGD: optimizer(PATHS[FUSED_SGD], grads).step,
+    }
+    take_turns(benchmark, contenders, baselines=(FUSED_SGD,), **sizes(shapes))
 
 
 @pytest.mark.parametrize("shapes", MODELS.values(), ids=MODELS.keys())
@@ -127,6 +213,31 @@ def test_temperature(benchmark: Any, shapes: Shapes) -> None:
         "one sum over as much memory": flat.sum,
     }
     take_turns(benchmark, contenders, baselines=(FUSED_SGD,), **sizes(shapes))
+
+
+@pytest.mark.parametrize("shapes", MODELS.values(), ids=MODELS.keys())
+def test_windowed(benchmark: Any, shapes: Shapes) -> None:
+    """Ten steps at a time, with a Thermometer that looks at all of them or at one."""
+    grads = gradients(shapes)
+    windowed = {}
+    for name in (OURS, SGD):
+        for every in (None, 10, 1):
+            stepped = optimizer(PATHS[name], grads)
+            if every is not None:
+                Thermometer(stepped, every=every)
+            label = name if every is None else f"{name}, Thermometer(every={every})"
+            windowed[label] = ten(stepped.step)
+    take_turns(benchmark, windowed, baselines=(OURS, SGD), steps=10, **sizes(shapes))
+
+
+def ten(step: Callable[[], object]) -> Callable[[], None]:
+    """Ten of them."""
+
+    def steps() -> None:
+        for _ in range(10):
+            step()
+
+    return steps
 
 
 def test_in_the_same_pass(benchmark: Any) -> None:

@@ -18,6 +18,7 @@ def take_turns(
     tensors: int,
     baselines: tuple[str, ...] = (),
     counts: Mapping[str, Mapping[str, float]] | None = None,
+    steps: int = 1,
     rounds: int | None = None,
 ) -> None:
     """Measure the contenders and a copy by turns; ``benchmark.extra_info`` gets every time.
@@ -26,13 +27,14 @@ def take_turns(
     ----------
     benchmark : the fixture of pytest-benchmark. What it times itself is a round of all.
     contenders : by name what to call; each call must have ended when it returns.
+    steps : how many steps one such call is; times are those of one.
     parameters, tensors : how many there are.
     baselines : names of contenders that the others are divided by.
     counts : what was counted rather than timed, by contender.
     rounds : how often each has its turn; by default fewer for more parameters.
     """
-    every = {**contenders, COPY: copier(parameters)}
-    rounds = rounds or (40 if parameters < 10**6 else 15)
+    every = {**contenders, COPY: copier(parameters, steps)}
+    rounds = rounds or (100 if parameters < 10**6 else 30 if parameters < 10**8 else 10)
     seconds: dict[str, dict[str, list[float]]] = {n: {"cpu": [], "wall": []} for n in every}
     calls = {name: _calls(call) for name, call in every.items()}
 
@@ -42,8 +44,8 @@ def take_turns(
             cpu, wall = time.process_time(), time.perf_counter()
             for _ in range(times):
                 call()
-            seconds[name]["cpu"].append((time.process_time() - cpu) / times)
-            seconds[name]["wall"].append((time.perf_counter() - wall) / times)
+            seconds[name]["cpu"].append((time.process_time() - cpu) / times / steps)
+            seconds[name]["wall"].append((time.perf_counter() - wall) / times / steps)
 
     benchmark.pedantic(turn, rounds=rounds)
     benchmark.extra_info.update(
@@ -55,10 +57,15 @@ def take_turns(
     )
 
 
-def copier(size: int) -> Callable[[], object]:
-    """A copy of that many float32 numbers: 8 bytes moved for each."""
+def copier(size: int, times: int) -> Callable[[], object]:
+    """A copy of that many float32 numbers, 8 bytes moved for each, so many times."""
     source, target = np.ones(size, np.float32), np.zeros(size, np.float32)
-    return lambda: np.copyto(target, source)
+
+    def copy() -> None:
+        for _ in range(times):
+            np.copyto(target, source)
+
+    return copy
 
 
 def _calls(call: Callable[[], object]) -> int:

@@ -149,3 +149,120 @@ def test_a_parameter_that_is_laid_out_anew_between_steps(calls):
     follow(params, optimizer, grads[1:])
     assert calls == {"_fused_sgd_": [2, 1, 1], "_foreach_mul_": [1, 1]}
     assert_rounded(params, xs, 3)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """One entry for each tensor whose path was looked for."""
+    entries = []
+    look_for = _paths._path
+
+    def counting(*arguments):
+        entries.append(1)
+        return look_for(*arguments)
+
+    monkeypatch.setattr(_paths, "_path", counting)
+    return entries
+
+
+MIXED = {
+    "alike": lambda params: None,
+    "channels last": lambda params: params[1].data.resize_(
+        params[1].shape, memory_format=torch.channels_last
+    ),
+}
+
+
+@pytest.mark.parametrize("kinds", MIXED.values(), ids=MIXED.keys())
+def test_tensors_are_sorted_out_once(asked, kinds):
+    """With many small tensors that takes longer than the step; new gradients make no difference."""
+    params = parameters(*[(2, 3, 4, 5)] * 3, dtype=torch.float32)
+    kinds(params)
+    optimizer = CoolMomentum(params, **COOLING)
+    follow(params, optimizer, [[torch.ones_like(param) for param in params] for _ in range(4)])
+    assert len(asked) == 3
+
+
+def in_double(params, optimizer):
+    """As ``module.double()`` and a loaded state do it, behind the optimizer's back."""
+    for param in params:
+        param.grad = None
+        param.data = param.data.double()
+        state = optimizer.state[param]
+        state["displacement"] = state["displacement"].double()
+
+
+def another_class(params, optimizer):
+    """The parameter is replaced, its state kept."""
+    params[1] = params[1].detach().as_subclass(Subclass).requires_grad_()
+    optimizer.state[params[1]] = optimizer.state.pop(optimizer.param_groups[0]["params"][1])
+    optimizer.param_groups[0]["params"][1] = params[1]
+
+
+def a_strided_displacement(params, optimizer):
+    """With gaps in its memory."""
+    state = optimizer.state[params[1]]
+    state["displacement"] = torch.stack([state["displacement"]] * 2, dim=-1)[..., 0]
+
+
+def a_setting(params, optimizer):
+    """Of the parameter group."""
+    optimizer.param_groups[0]["foreach"] = True
+
+
+def a_frozen_parameter(params, optimizer):
+    """It gets no gradients any more."""
+    params[1].grad = None
+    del params[1]
+
+
+CHANGES = {
+    change.__name__: (change, fused, foreach)
+    for change, fused, foreach in [
+        (in_double, [2], [2, 2]),
+        (another_class, [2, 1, 1], []),
+        (a_strided_displacement, [2, 1, 1], [1, 1]),
+        (a_setting, [2], [2, 2]),
+        (a_frozen_parameter, [2, 1, 1], []),
+    ]
+}
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize(("change", "fused", "foreach"), CHANGES.values(), ids=CHANGES.keys())
+def test_what_changes_between_steps_is_noticed(
+    monkeypatch, calls, asked, change, fused, foreach, guarded
+):
+    """Whether this PyTorch has the guards by which a step knows its tensors again or not."""
+    assert _paths.GUARDS_WORK
+    monkeypatch.setattr(_paths, "GUARDS_WORK", guarded)
+    params = parameters(*[(2, 3)] * 2, dtype=torch.float32)
+    grads = gradients(params, 3)
+    xs, _ = exact(params, grads, **COOLING)
+    optimizer = CoolMomentum(params, **COOLING)
+    follow(params, optimizer, grads[:1])
+    change(params, optimizer)
+    left = len(params)
+    for step in grads[1:]:
+        follow(params, optimizer, [[g.to(params[0].dtype) for g in step[:left]]])
+    assert calls == {"_fused_sgd_": fused, "_foreach_mul_": foreach}
+    single = [param.detach().as_subclass(torch.Tensor).float() for param in params]
+    assert_rounded(single, xs[:left], 3)
+    assert len(asked) == 2 + left * (1 if guarded else 2)
+
+
+def test_a_torch_without_the_guards(monkeypatch):
+    """Nor are they used if they see less than the choice of a path does."""
+    monkeypatch.setattr(_paths, "_guards", lambda tensors: Blind())
+    assert not _paths._guards_work()
+    monkeypatch.undo()
+    monkeypatch.delattr(torch._C._dynamo.guards, "TensorGuards")
+    assert not _paths._guards_work()
+
+
+class Blind:
+    """Guards that let everything pass."""
+
+    def check(self, *tensors):
+        """Not looked at."""
+        return True

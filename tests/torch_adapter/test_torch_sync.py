@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from coolmomentum.torch import CoolMomentum
 
@@ -75,22 +76,65 @@ def test_only_reading_the_temperature_waits():
     optimizer = make()
     assert host_reads(optimizer.temperature) == []
     assert host_reads(optimizer.rescaled_temperatures) == []
+    assert host_reads(make(capturable=True).temperature) == []
     assert len(host_reads(lambda: float(optimizer.temperature()))) == 1
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("path", [{}, {"fused": True}, {"foreach": True}, {"foreach": False}])
-def test_a_step_allocates_no_more_than_that_of_sgd(path):
-    """On each path: no temporaries, but for the numbers that go into the operators."""
+def test_a_step_allocates_no_more_than_that_of_sgd(path, weight_decay):
+    """On each path: no temporaries, but for the numbers that go into the operators.
+
+    With weight decay both have the decayed gradients as temporaries, or ours in the kernel none.
+    """
     shapes = [(100, 100)] * 4 + [(100,)] * 4
     ours, theirs = (
         allocated(make, shapes)
         for make in (
-            lambda params: CoolMomentum(params, total_steps=10, **path),
-            lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, **path),
+            lambda params: CoolMomentum(params, total_steps=10, weight_decay=weight_decay, **path),
+            lambda params: torch.optim.SGD(
+                params, lr=0.1, momentum=0.9, weight_decay=weight_decay, **path
+            ),
         )
     )
-    assert ours <= theirs < 100
+    assert ours <= theirs
+    assert theirs < 100 or weight_decay
     assert allocated(lambda params: torch.optim.Adam(params), shapes) > 40_000  # the control
+
+
+class Passes(TorchDispatchMode):
+    """Remembers the operators that go through tensors of more than one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Whatever reads or writes one, or a list of them."""
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if any(x.numel() > 1 for x in tensors) and not function.is_view:
+            self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({}, ["_fused_sgd_"]),
+        ({"weight_decay": 0.1}, ["_fused_sgd_"]),
+        ({"foreach": True}, ["_foreach_mul_", "_foreach_add_", "_foreach_add_"]),
+    ],
+    ids=["default", "weight decay", "foreach"],
+)
+def test_the_passes_over_memory_of_a_step(settings, passes):
+    """By default one, of 20 bytes a float32 parameter. That of the temperature is NumPy's."""
+    optimizer = make(**settings)
+    with Passes() as seen:
+        optimizer.step()
+    assert seen.names == passes
+    with Passes() as seen:
+        optimizer.temperature()
+    assert seen.names == []
 
 
 def allocated(make, shapes):

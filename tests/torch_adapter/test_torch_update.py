@@ -1,5 +1,6 @@
 """The update of the PyTorch adapter: against the oracle, exact trajectories and torch.optim.SGD."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_tools import draw
 
 from coolmomentum import CoolingSchedule, from_temperature, rescaled_temperature
 from coolmomentum.numpy import CoolMomentum as Oracle
@@ -367,14 +369,59 @@ def test_decoupled_weight_decay_is_no_displacement():
     assert float(optimizer.temperature()) == 0.0
 
 
-def test_sums_of_squares_are_right_for_large_tensors():
+@pytest.mark.parametrize("pooled", [False, True])
+def test_sums_of_squares_are_right_for_large_tensors(pooled):
     """Over 20 million float32 numbers the relative error stays below 1e-6, in any layout."""
-    from coolmomentum.torch._thermometry import sums_of_squares
+    from coolmomentum.torch import _thermometry
+
+    def total(x):
+        if pooled:
+            return float(_thermometry.pooled_sums_of_squares([[x]])[0])
+        return float(_thermometry.sums_of_squares([x])[0])
 
     x = torch.rand(20_000_000, generator=torch.Generator().manual_seed(0))
-    exact = float((x.double() ** 2).sum())
-    assert float(sums_of_squares([x])[0]) == pytest.approx(exact, rel=1e-6)
+    assert total(x) == pytest.approx(float((x.double() ** 2).sum()), rel=1e-6)
     image = x[:6_000_000].reshape(100, 3, 100, 200)
     last = image.to(memory_format=torch.channels_last)
-    exact = float((image.double() ** 2).sum())
-    assert float(sums_of_squares([last])[0]) == pytest.approx(exact, rel=1e-6)
+    assert total(last) == pytest.approx(float((image.double() ** 2).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda x: x,
+        lambda x: x[:, ::2],
+        lambda x: x[0, 0],
+        lambda x: x[:0],
+        lambda x: x.double(),
+        lambda x: x.half(),
+        lambda x: x.bfloat16(),
+        lambda x: torch.complex(x, 2 * x),
+        lambda x: torch.complex(x, 2 * x).conj(),
+        lambda x: x.requires_grad_(),
+        lambda x: torch.nn.Parameter(x),
+    ],
+)
+def test_a_pooled_sum_of_squares_is_that_of_the_single_ones(kind):
+    """For whatever a displacement may be, beside an ordinary one."""
+    from coolmomentum.torch import _thermometry
+
+    tensors = [kind(draw(30, 40, dtype=torch.float32)), draw(7, dtype=torch.float32, seed=1)]
+    exact = sum(float((x.detach().abs().double() ** 2).sum()) for x in tensors)
+    with torch.no_grad():
+        (pooled,) = _thermometry.pooled_sums_of_squares([tensors])
+    assert float(pooled) == pytest.approx(exact, rel=1e-6)  # some 10 roundings of 2**-24
+
+
+def test_no_temperature_at_a_learning_rate_of_zero():
+    """Displacements of momentum over a time step of 0 are infinitely hot; 0 over 0 is nothing."""
+    param = torch.zeros(3, requires_grad=True)
+    optimizer = CoolMomentum([param], lr=0.0, total_steps=9)
+    readings = []
+    for lr in (0.0, 0.1, 0.0):
+        optimizer.param_groups[0]["lr"] = lr
+        follow([param], optimizer, [[torch.ones(3)]])
+        readings.append(float(optimizer.temperature()))
+    assert math.isnan(readings[0])
+    assert 0 < readings[1] < readings[2] == math.inf
+    assert 0 < float(optimizer.rescaled_temperature()) < math.inf
