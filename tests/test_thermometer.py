@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from ensembles import AVERAGED, VARIANCES, WHITE, two_points
 from exact import U32, U64
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,16 +34,6 @@ def library(request):
 
 
 # --- exact ensembles ------------------------------------------------------------------------------
-
-
-def two_points(variance, covariance):
-    """Successive displacements of two coordinates that have exactly these moments on the average.
-
-    Sigma points: the columns of a root of the matrix [[variance, covariance], [covariance,
-    variance]], times the root of their number.
-    """
-    root = np.linalg.cholesky([[variance, covariance], [covariance, variance]]) * math.sqrt(2)
-    return root[0], root[1]
 
 
 def stationary(matrix, noise):
@@ -92,14 +83,6 @@ def close(expected, dtype, loss=1.0):
 
 
 # (rho, dt2, k, T): T of Eq. 22 and correlation, science.md 6; three points give T itself.
-WHITE = [
-    ((1 / 2, 1, 1, 1), F(4, 3), F(1, 8)),
-    ((9 / 10, 1 / 4, 2, 3 / 2), F(12, 7), F(53, 80)),
-    ((0, 1 / 10, 3, 1), F(40, 37), F(-3, 40)),
-    ((99 / 100, 1 / 100, 5, 1), F(80, 79), F(7721, 8000)),
-]
-
-
 @pytest.mark.parametrize(("walk", "by_two", "correlation"), WHITE[:2])
 def test_a_quadratic_under_white_noise(walk, by_two, correlation, library, dtype):
     """Eq. 22 reads T / (1 - k dt**2 / 4), three points T of Eq. 19, the curvature k dt**2.
@@ -144,14 +127,6 @@ def test_a_quadratic_from_its_equation_of_motion(walk, by_two, correlation):
     assert reading["predicted_temperature"] == pytest.approx(biased, rel=1e-11)
 
 
-AVERAGED = [
-    ((1 / 2, 1, 1, 1), F(3, 4), F(3, 8), F(33, 64)),
-    ((9 / 10, 1 / 4, 2, 3 / 2), F(57, 40), F(57, 80), F(7809, 6400)),
-    ((0, 1 / 10, 3, 1), F(1, 2), F(17, 40), F(57, 160)),
-    ((99 / 100, 1 / 100, 5, 1), F(199, 200), F(7761, 8000), F(3136439, 3200000)),
-]
-
-
 @pytest.mark.parametrize(("walk", "by_two", "correlation", "central"), AVERAGED)
 def test_a_quadratic_under_averaged_noise(walk, by_two, correlation, central):
     """With BAOAB's noise Eq. 22 reads T (1 + rho) / 2; three points, 2 / (1 + rho) <v_central**2>.
@@ -168,14 +143,6 @@ def test_a_quadratic_under_averaged_noise(walk, by_two, correlation, central):
     assert reading["correlation"] == pytest.approx(float(correlation), rel=1e-11)
     three_points = 2 / (1 + rho) * float(central)
     assert reading["three_point_temperature"] == pytest.approx(three_points, rel=1e-11)
-
-
-VARIANCES = [  # (rho, eta, k, variance of the noise) -> variance of a displacement
-    ((F(9, 10), F(19, 200), 1, 1), F(19, 390)),
-    ((F(1, 2), F(3, 4), 1, F(4, 3)), F(4, 3)),
-    ((0, F(1, 10), 2, 1), F(1, 90)),
-    ((F(99, 100), F(199, 20000), 3, F(1, 2)), F(199, 79400)),
-]
 
 
 @pytest.mark.parametrize(("walk", "variance"), VARIANCES)

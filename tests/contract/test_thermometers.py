@@ -1,0 +1,236 @@
+"""One suite for the thermometers of all frameworks: closed forms, read without any statistics.
+
+Each framework's CoolMomentum, at constant rho, is given the gradients that make two displacements
+whose moments are exactly those of a walk at rest; its thermometer measures the second.
+"""
+
+import math
+import os
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from ensembles import AVERAGED, VARIANCES, WHITE, two_points
+from exact import U32, U64
+
+from coolmomentum import CoolingSchedule
+from coolmomentum import jax as cool_jax
+from coolmomentum import numpy as cool_numpy
+from coolmomentum import torch as cool_torch
+
+
+class Walk(NamedTuple):
+    """What an optimizer and its thermometer are told, and the gradients it meets in each step."""
+
+    rho: float
+    dt2: float
+    every: int
+    gradients: list[list[np.ndarray]]
+
+    @property
+    def cooling(self):
+        """No cooling."""
+        return CoolingSchedule(10, self.rho, "constant")
+
+    @property
+    def start(self):
+        """All parameters at 0."""
+        return [np.zeros_like(x) for x in self.gradients[0]]
+
+
+# --- the frameworks: the reading of all parameters, then that of each -----------------------------
+
+
+def in_numpy(walk):
+    """In float64."""
+    optimizer = cool_numpy.CoolMomentum(lr=walk.dt2, schedule=walk.cooling)
+    thermometer = cool_numpy.Thermometer(walk.every, walk.every)
+    params = walk.start
+    state, seen = optimizer.init(params), thermometer.init(params)
+    for gradients in walk.gradients:
+        params, state = optimizer.step(params, gradients, state)
+        seen = thermometer.update(seen, params, rho=walk.rho, learning_rate=walk.dt2)
+    return thermometer.read(seen), list(thermometer.read(seen, "parameter"))
+
+
+def in_torch(walk):
+    """By hooks on the optimizer."""
+    params = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in walk.start]
+    optimizer = cool_torch.CoolMomentum(params, walk.dt2, schedule=walk.cooling)
+    thermometer = cool_torch.Thermometer(optimizer, every=walk.every, span=walk.every)
+    for gradients in walk.gradients:
+        for param, gradient in zip(params, gradients, strict=True):
+            param.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+    return thermometer.peek(), list(thermometer.peek("parameter").values())
+
+
+def in_jax(walk):
+    """Last in a chain."""
+    tx = optax.chain(
+        cool_jax.cool_momentum(walk.dt2, schedule=walk.cooling),
+        cool_jax.thermometer(walk.dt2, walk.cooling, every=walk.every, span=walk.every),
+    )
+    params = [jnp.asarray(x, jnp.float32) for x in walk.start]
+    state = tx.init(params)
+    for gradients in walk.gradients:
+        given = [jnp.asarray(x, jnp.float32) for x in gradients]
+        updates, state = tx.update(given, state, params)
+        params = optax.apply_updates(params, updates)
+    return cool_jax.read(state), list(cool_jax.read(state, "parameter").values())
+
+
+def in_keras(walk):
+    """A callback of fit, in which the gradients are the batches."""
+    import keras
+
+    from coolmomentum.keras import CoolMomentum, Thermometer
+
+    shapes = [x.shape for x in walk.start]
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+
+    class Given(keras.layers.Layer):
+        def build(self, _):
+            self.ws = [self.add_weight(shape=shape, initializer="zeros") for shape in shapes]
+
+        def call(self, x):
+            flat = keras.ops.concatenate([keras.ops.reshape(w, (-1,)) for w in self.ws])
+            return keras.ops.sum(x * flat, axis=-1)
+
+    model = keras.Sequential([keras.Input((ends[-1],)), Given()])
+    thermometer = Thermometer(walk.every, walk.every)
+    optimizer = CoolMomentum(walk.dt2, schedule=walk.cooling)
+    model.compile(optimizer, lambda _, out: out, jit_compile=keras.backend.backend() == "jax")
+    batches = np.array([np.concatenate([x.ravel() for x in step]) for step in walk.gradients])
+    model.fit(
+        batches.astype("float32"),
+        np.zeros(len(batches)),
+        batch_size=1,
+        shuffle=False,
+        verbose=0,
+        callbacks=[thermometer],
+    )
+    return thermometer.read(), list(thermometer.read("parameter").values())
+
+
+FRAMEWORKS = {"numpy": (in_numpy, U64), "torch": (in_torch, U32), "jax": (in_jax, U32)}
+if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.py
+    FRAMEWORKS = {f"keras on {os.environ['KERAS_BACKEND']}": (in_keras, U32)}
+
+
+@pytest.fixture(params=FRAMEWORKS.values(), ids=FRAMEWORKS.keys())
+def framework(request):
+    """What reads a walk in each framework, and the unit roundoff of what it computes in."""
+    return request.param
+
+
+# --- closed forms ---------------------------------------------------------------------------------
+
+
+def moved(displacements, rho, dt2, every):
+    """The walk from rest that has these displacements, a list of arrays for each step."""
+    eta, before, steps = dt2 * (1 + rho) / 2, [np.zeros_like(x) for x in displacements[0]], []
+    for now in displacements:
+        steps.append([(rho * b - a) / eta for b, a in zip(before, now, strict=True)])
+        before = now
+    return Walk(rho, dt2, every, steps)
+
+
+def at_rest(variance, correlation, rho, dt2):
+    """Two steps with those moments, of which the second is measured."""
+    points = two_points(float(variance), float(variance * correlation))
+    return moved([[x] for x in points], rho, dt2, every=2)
+
+
+def near(expected, u, loss=1.0):
+    """Within the roundings.
+
+    A displacement makes 6: of the gradient, eta, two products, a sum, and storing it; as a
+    difference of places 3 more, of at most the two displacements together. All are of numbers below
+    2.7 root mean squares (rho and the earlier displacement, the larger 2**0.5 of them), so that a
+    mean square is wrong by 2 x 9 x 2.7 = 49 u; a few more are those of the sums. ``loss`` is how
+    much larger the terms are than what is left of them.
+    """
+    return pytest.approx(float(expected), rel=64 * u * loss, abs=64 * u)
+
+
+@pytest.mark.parametrize(("walk", "by_two", "correlation"), WHITE)
+def test_white_noise(framework, walk, by_two, correlation):
+    """Eq. 22 reads T / (1 - k dt**2 / 4), three points Eq. 19's T, and the curvature k dt**2."""
+    read, u = framework
+    rho, dt2, k, temperature = walk
+    reading, _ = read(at_rest(by_two * Fraction(dt2), correlation, rho, dt2))
+    assert reading["temperature"] == near(by_two, u)
+    assert reading["rescaled_temperature"] == near(float(by_two) * dt2, u)
+    # 2 v (1 + c), of terms up to 4 v
+    assert reading["three_point_temperature"] == near(temperature, u, 2 / (1 + correlation))
+    assert reading["correlation"] == near(correlation, u)
+    assert reading["curvature"] == pytest.approx(k * dt2, abs=4 * 2 * 2 * 64 * u)
+    assert reading["rho"] == near(rho, u)
+
+
+@pytest.mark.parametrize(("walk", "by_two", "correlation", "central"), AVERAGED)
+def test_averaged_noise(framework, walk, by_two, correlation, central):
+    """Of BAOAB: Eq. 22 reads T (1 + rho) / 2, three points 2 / (1 + rho) <v_central**2>."""
+    read, u = framework
+    rho, dt2, _, _ = walk
+    reading, _ = read(at_rest(by_two * Fraction(dt2), correlation, rho, dt2))
+    assert reading["temperature"] == near(by_two, u)
+    assert reading["three_point_temperature"] == near(2 / (1 + rho) * float(central), u, 2)
+    assert reading["correlation"] == near(correlation, u)
+
+
+@pytest.mark.parametrize(("walk", "variance"), VARIANCES)
+def test_stationary_variances(framework, walk, variance):
+    """The rescaled temperature is the variance of a displacement, whose correlation is known."""
+    read, u = framework
+    rho, eta, k, _ = map(Fraction, walk)
+    correlation = rho - eta * k / 2
+    reading, _ = read(at_rest(variance, correlation, float(rho), float(2 * eta / (1 + rho))))
+    assert reading["rescaled_temperature"] == near(variance, u)
+    assert reading["correlation"] == near(correlation, u)
+
+
+LIST = [np.array([0.1, -0.2, 0.3]), np.array([0.0, 0.1, -0.1])]
+
+
+def test_the_list_of_two_steps(framework):
+    """At dt**2 = 1/100 and rho = 1/2 the mean square is 2/75: T is 8/3, and by three points 2/3."""
+    read, u = framework
+    reading, _ = read(moved([[x] for x in LIST], 0.5, 0.01, every=1))
+    assert reading["rescaled_temperature"] == near(2 / 75, u)
+    assert reading["temperature"] == near(8 / 3, u)
+    # Terms of the first step, of 0.14, where 0.06 is left.
+    assert reading["three_point_temperature"] == near(2 / 3, u, 3)
+    assert reading["correlation"] == near(-0.05 / (0.14 * 0.02) ** 0.5, u, 3)
+    assert reading["steps"] == 2
+
+
+def test_the_parameters_do_not_matter(framework):
+    """Flat, split into parameters or in another order, all together read the same."""
+    read, u = framework
+    random = np.random.default_rng(0)
+    steps = [random.standard_normal(24) for _ in range(3)]
+    shapes = ((2, 3), (), (4, 1, 3), (5,))
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+
+    def split(x, order):
+        parts = np.split(x, ends)
+        return [parts[i].reshape(shapes[i]) for i in order]
+
+    whole, _ = read(moved([[x] for x in steps], 0.5, 0.25, every=1))
+    one, each = read(moved([split(x, (0, 1, 2, 3)) for x in steps], 0.5, 0.25, every=1))
+    other, permuted = read(moved([split(x, (2, 0, 3, 1)) for x in steps], 0.5, 0.25, every=1))
+    exact = np.mean(np.square(steps))
+    assert whole["rescaled_temperature"] == near(exact, u)
+    for name in ("rescaled_temperature", "temperature", "three_point_temperature", "correlation"):
+        assert one[name] == near(whole[name], u, 4)
+        assert other[name] == near(whole[name], u, 4)
+    for i, j in enumerate((2, 0, 3, 1)):
+        exact = np.mean([np.square(split(x, range(4))[j]) for x in steps])
+        for reading in (permuted[i], each[j]):
+            assert reading["rescaled_temperature"] == near(exact, u, 8)
