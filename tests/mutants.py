@@ -286,8 +286,8 @@ TORCH_MUTANTS = [
     Mutant(
         "temperature with the learning rate of now, not of the last step",
         "torch/_optimizer.py",
-        '        lrs = [scalar(group["last_lr"]) for group in self.param_groups]',
-        '        lrs = [scalar(group["lr"]) for group in self.param_groups]',
+        '        return [scalar(group["last_lr"])',
+        '        return [scalar(group["lr"])',
         Selection("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
     Mutant(

@@ -1,5 +1,6 @@
 """CoolMomentum as a torch optimizer: parameter groups, the step, checkpoints, temperature."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -400,16 +401,18 @@ class CoolMomentum(Optimizer):
         sums = pooled_sums_of_squares([displacements for _, displacements in groups])
         total = DisplacementSum()
         for (params, _), square, lr in zip(groups, sums, self._units(in_units_of_lr), strict=True):
-            total = total.merge(DisplacementSum(square / lr, _size(params), 1))
+            total = total.merge(DisplacementSum(_over(square, lr), _size(params), 1))
         mean = total.read()
-        return mean if isinstance(mean, Tensor) else torch.tensor(mean, dtype=torch.float64)
+        if isinstance(mean, Tensor):
+            return mean
+        return torch.tensor(mean, dtype=torch.float64, device="cpu")
 
     @torch.no_grad()
     def _apart(self, in_units_of_lr: bool) -> dict[Tensor, Tensor]:
         groups = self._displacements()
         sums = iter(sums_of_squares([x for _, displacements in groups for x in displacements]))
         return {
-            param: DisplacementSum(next(sums) / lr, _size([param]), 1).read()
+            param: DisplacementSum(_over(next(sums), lr), _size([param]), 1).read()
             for (params, _), lr in zip(groups, self._units(in_units_of_lr), strict=True)
             for param in params
         }
@@ -427,11 +430,12 @@ class CoolMomentum(Optimizer):
 
     def _units(self, in_units_of_lr: bool) -> list[Number]:
         """For each group what its squared displacements are to be divided by."""
-        if not in_units_of_lr:
-            return [1.0] * len(self.param_groups)
-        zero = torch.zeros((), dtype=torch.float64)  # Python does not divide by a 0.0 of its own
-        lrs = [scalar(group["last_lr"]) for group in self.param_groups]
-        return [lr if isinstance(lr, Tensor) or lr else zero for lr in lrs]
+        return [scalar(group["last_lr"]) if in_units_of_lr else 1.0 for group in self.param_groups]
+
+
+def _over(square: Number, lr: Number) -> Number:
+    """``square / lr``, NaN or infinite where that is 0, which Python's own floats refuse."""
+    return square / lr if isinstance(lr, Tensor) or lr else square * math.inf
 
 
 def _size(params: list[Tensor]) -> int:

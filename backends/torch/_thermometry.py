@@ -9,7 +9,8 @@ from torch import Tensor
 from coolmomentum.torch._paths import Number, local
 
 _CPU = torch.device("cpu")
-# Elements. The error of a float32 dot grows with its length; of 2**18 it is below 1e-6.
+# Elements. The error of a float32 dot grows with its length; of 2**18 numbers that scatter it is
+# below 1e-6, and some 2e-5 (7e-5 if complex) where all are equal.
 _CHUNK = 2**18
 _FLOAT32 = 4  # bytes; less is not enough to sum in
 

@@ -425,3 +425,16 @@ def test_no_temperature_at_a_learning_rate_of_zero():
     assert math.isnan(readings[0])
     assert 0 < readings[1] < readings[2] == math.inf
     assert 0 < float(optimizer.rescaled_temperature()) < math.inf
+
+
+def test_the_temperature_is_where_the_parameters_are():
+    """Whatever the default device, and also where the learning rate was 0."""
+    param = torch.zeros(3, requires_grad=True)
+    optimizer = CoolMomentum([param], lr=0.0, total_steps=9)
+    follow([param], optimizer, [[torch.ones(3)]])
+    with torch.device("meta"):
+        readings = [optimizer.temperature(), optimizer.rescaled_temperature()]
+        readings += [optimizer.temperatures()[param], optimizer.rescaled_temperatures()[param]]
+    assert {reading.device.type for reading in readings} == {"cpu"}
+    assert [float(reading) for reading in readings[1::2]] == [0.0, 0.0]
+    assert all(math.isnan(reading) for reading in readings[::2])
