@@ -107,7 +107,7 @@ def in_torch(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pai
             for _ in range(STEPS):
                 optimizer.zero_grad()
                 loss = torch.nn.functional.cross_entropy(model(pixels), targets)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's own
                 optimizer.step()
 
         return block
@@ -160,7 +160,7 @@ def in_jax(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs
         def block() -> None:
             for _ in range(STEPS):
                 run[0] = compiled(run[0])
-            jax.block_until_ready(run)  # type: ignore[no-untyped-call]
+            jax.block_until_ready(run)  # type: ignore[no-untyped-call]  # JAX' own
 
         return block
 
@@ -209,7 +209,7 @@ def in_keras(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pai
                 self.thermometer.on_train_batch_begin(batch)
             self.steps += 1
 
-    class Same(keras.utils.PyDataset):  # type: ignore[misc]
+    class Same(keras.utils.PyDataset):  # type: ignore[misc]  # Keras is not typed
         """The same batch for every step."""
 
         def __len__(self) -> int:

@@ -361,7 +361,7 @@ def _reader(variables: list[Variable], dtype: str) -> Callable[[], list[Tensor]]
         return lambda: [ops.convert_to_tensor(x) for x in variables]
     import tensorflow as tf
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator]  # TensorFlow is not typed
     def joined() -> list[Tensor]:
         return [ops.concatenate([ops.reshape(ops.cast(x, dtype), (-1,)) for x in variables])]
 

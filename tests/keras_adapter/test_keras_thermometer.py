@@ -1,7 +1,9 @@
 """The Thermometer callback: the core's window in fit, closed forms, and where its readings go."""
 
 import csv
+import importlib
 import itertools
+import threading
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from keras_tools import BACKEND, numpy
 
 from coolmomentum import CoolingSchedule, learning_rate_from_sgd
 from coolmomentum.keras import CoolMomentum, Thermometer
+from coolmomentum.keras._thermometer import _Meter
 from coolmomentum.thermometer import READINGS, Rows, Window, pair_sums
 
 RNG = np.random.default_rng(0)
@@ -263,3 +266,61 @@ def test_bad_arguments():
         Thermometer(readings=["heat"])
     with pytest.raises(RuntimeError, match="after the end of an epoch"):
         Thermometer().read()
+
+
+NUMBERS = ("__float__", "__int__", "__bool__", "__array__", "item", "tolist", "numpy")
+TENSORS = {  # the class of eager tensors
+    "tensorflow": ("tensorflow.python.framework.ops", "_EagerTensorBase"),
+    "jax": ("jax._src.array", "ArrayImpl"),
+    "torch": ("torch", "Tensor"),
+}
+
+
+@pytest.fixture
+def host_reads(monkeypatch):
+    """One entry for each time that the host asks for numbers: the thread that asks."""
+    entries = []
+
+    def count(owner, name):
+        call = getattr(owner, name)
+
+        def counting(*arguments, **options):
+            entries.append(threading.get_ident())
+            return call(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    module, name = TENSORS[BACKEND]
+    tensor = getattr(importlib.import_module(module), name)
+    for name in NUMBERS:
+        if hasattr(tensor, name):
+            count(tensor, name)
+    count(keras.ops, "convert_to_numpy")  # NumPy takes the numbers of JAX without asking Python
+    return entries
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [lambda: CoolMomentum(0.02, total_steps=60), lambda: keras.optimizers.AdamW(0.001)],
+    ids=["cool", "adamw"],
+)
+def test_no_step_waits(monkeypatch, host_reads, optimizer):
+    """Looking at the variables asks the device for no number; the end of the epoch does."""
+    looked, asked = [], []
+    look, close = _Meter.look, _Meter.close
+
+    def counting(of, entries):
+        def call(*arguments, **options):
+            before, here = len(host_reads), threading.get_ident()  # Keras reads its logs in another
+            result = of(*arguments, **options)
+            entries.append(host_reads[before:].count(here))
+            return result
+
+        return call
+
+    monkeypatch.setattr(_Meter, "look", counting(look, looked))
+    monkeypatch.setattr(_Meter, "close", counting(close, asked))
+    fit(model_of(optimizer()), Thermometer(2, 4))
+    assert len(looked) > STEPS / 2
+    assert sum(looked) == 0
+    assert asked[0] > 0
