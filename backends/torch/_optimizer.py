@@ -305,7 +305,7 @@ class CoolMomentum(Optimizer):
         """Fill the lists with what has a gradient. The name and the lists are torch.compile's."""
         found = [param.grad for param in group["params"]]
         grads.extend([grad for grad in found if grad is not None])
-        if any([grad.is_sparse for grad in grads]):
+        if any([grad.layout in _SPARSE for grad in grads]):
             raise RuntimeError("CoolMomentum does not support sparse gradients")
         if len(grads) == len(found):
             params.extend(group["params"])
@@ -341,7 +341,7 @@ class CoolMomentum(Optimizer):
             return False
         every = [param.grad for group in self.param_groups for param in group["params"]]
         grads = [grad for grad in every if grad is not None]
-        if any(grad.is_sparse for grad in grads):
+        if any(grad.layout in _SPARSE for grad in grads):
             return False
         # Summed over all shards, so that every process comes to the same answer.
         if grads and bool(sums_of_squares([(grad != 0).float() for grad in grads]).any()):
@@ -431,6 +431,15 @@ class CoolMomentum(Optimizer):
     def _units(self, in_units_of_lr: bool) -> list[Number]:
         """For each group what its squared displacements are to be divided by."""
         return [scalar(group["last_lr"]) if in_units_of_lr else 1.0 for group in self.param_groups]
+
+
+_SPARSE = {
+    torch.sparse_coo,
+    torch.sparse_csr,
+    torch.sparse_csc,
+    torch.sparse_bsr,
+    torch.sparse_bsc,
+}
 
 
 def _over(square: Number, lr: Number) -> Number:

@@ -213,6 +213,21 @@ def test_sparse_gradients_are_refused(path):
     assert clock(optimizer) == 2
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@path
+def test_sparse_parameters_are_refused(path):
+    """So is the gradient of a parameter in compressed rows, which another group may come before."""
+    (dense,) = parameters((4,))
+    rows = torch.eye(3, dtype=torch.float64).to_sparse_csr().requires_grad_()
+    optimizer = CoolMomentum([{"params": [dense]}, {"params": [rows]}], total_steps=9, **path)
+    dense.grad, rows.grad = torch.ones_like(dense), torch.eye(3).double().to_sparse_csr()
+    before = dense.detach().clone()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        optimizer.step()
+    assert torch.equal(dense, before)
+    assert clock(optimizer) == 0
+
+
 @pytest.fixture
 def swapped_params():
     """Parameters keep their identity when a module gives them memory."""
