@@ -45,7 +45,7 @@ lint: $(VENV)/dev.stamp
 
 # Measures every path against the float64 reference and writes docs/agreement.md.
 agreement: $(VENV)/dev.stamp
-	$(BIN)/python tests/contract/agreement.py
+	PYTHONPATH=tests $(BIN)/python tests/contract/agreement.py
 
 # Puts mistakes into copies of the package and shows that the tests catch each; a part of `make test`.
 mutants: $(VENV)/dev.stamp

@@ -1,5 +1,6 @@
 """Collect the Python blocks of README and docs as tests: those of a file run in order, as one."""
 
+import importlib.util
 import os
 
 from sybil import Sybil
@@ -17,3 +18,6 @@ if "KERAS_BACKEND" not in os.environ:
     collect_ignore += ["coolmomentum/keras", "coolmomentum/tensorflow"]
     collect_ignore += ["docs/keras.md", "docs/checkpoints.md"]
     collect_ignore_glob = ["benchmarks/training/_keras*.py"]
+
+if importlib.util.find_spec("triton") is None:  # not on this system
+    collect_ignore += ["coolmomentum/torch/_one_pass.py"]

@@ -7,6 +7,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import pytest
+import triton_interpreter  # noqa: F401  # for what it does: interpret kernels, as there is no GPU
 from libraries import LIBRARIES, Library
 
 # They need eight devices, which test_jax_sharding.py gives them in a process of their own.

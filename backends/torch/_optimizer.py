@@ -74,6 +74,11 @@ class CoolMomentum(Optimizer):
     displacement_dtype : ``torch.float32`` keeps float32 displacements for half-precision
         parameters; by default they have the dtype of the parameter. The arithmetic of a step is
         float32 or better in any case.
+    track_temperature : let the step sum the squares of its displacements in its own pass over
+        memory, so that reading temperatures costs next to nothing. A Triton kernel does this on
+        CUDA for float32 and half precision, unless foreach or ``fused=False`` choose another way,
+        and with one launch for each parameter, best in a CUDA graph where they are many and small.
+        Elsewhere it changes nothing: temperatures are summed when they are read.
 
     Raises
     ------
@@ -121,6 +126,7 @@ class CoolMomentum(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         displacement_dtype: torch.dtype | None = None,
+        track_temperature: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -138,6 +144,7 @@ class CoolMomentum(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
             "displacement_dtype": displacement_dtype,
+            "track_temperature": track_temperature,
         }
         super().__init__(params, defaults | checked(defaults))
 

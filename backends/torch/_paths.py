@@ -5,6 +5,7 @@ passes over memory. ``rho`` and ``eta`` are floats, or 0-d tensors where the hos
 (inside a CUDA graph or a compiled step).
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ class Plan:
     def __init__(self, tensors: Tensors, group: Group) -> None:
         every = [*tensors.params, *tensors.grads, *tensors.displacements]
         self.ways = sort_out(tensors, group)
-        self._settings = (group["fused"], group["foreach"])
+        self._settings = _choice(group)
         self._count = len(every)
         self._guards = _guards(every) if GUARDS_WORK else None
 
@@ -102,10 +103,14 @@ class Plan:
         every = [*tensors.params, *tensors.grads, *tensors.displacements]
         return (
             self._guards is not None
-            and self._settings == (group["fused"], group["foreach"])
+            and self._settings == _choice(group)
             and self._count == len(every)
             and bool(self._guards.check(*every))
         )
+
+
+def _choice(group: Group) -> tuple[Any, ...]:
+    return group["fused"], group["foreach"], group["track_temperature"]
 
 
 def _guards(tensors: list[Tensor]) -> Any:
@@ -131,6 +136,15 @@ def _guards_work() -> bool:
 def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "Path":
     if type(param) not in _PLAIN or param.dtype != grad.dtype:
         return _by_the_core
+    if group["track_temperature"] and _may_be_fused(group) and not torch.compiler.is_compiling():
+        triton = _one_pass_kernel()
+        if (
+            triton is not None
+            and triton.can_take(param, displacement)
+            and _same_dense_layout(param, grad, displacement)
+        ):
+            one_pass: Path = triton.one_pass
+            return one_pass
     if group["fused"] or (group["fused"] is None and group["foreach"] is None and param.is_cpu):
         fused_dtypes = FUSED_DTYPES["cpu" if param.is_cpu else "cuda"]
         if (
@@ -142,6 +156,20 @@ def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "P
     if group["foreach"] is None and param.is_cpu and param.dtype in _HALF:
         return _one_by_one  # or there would be float32 copies of everything at once
     return _one_by_one if group["foreach"] is False else _foreach
+
+
+def _may_be_fused(group: Group) -> bool:
+    return group["foreach"] is None and group["fused"] is not False
+
+
+@functools.cache
+def _one_pass_kernel() -> Any:
+    """The module with the kernel, if there is a Triton to compile it."""
+    try:
+        from coolmomentum.torch import _one_pass
+    except ImportError:
+        return None
+    return _one_pass
 
 
 def _same_dense_layout(param: Tensor, grad: Tensor, displacement: Tensor) -> bool:

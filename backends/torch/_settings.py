@@ -18,6 +18,14 @@ COOLING = {
     "warmup_clock": _defaults.WARMUP_CLOCK,
 }
 
+FLAGS = (
+    "decoupled_weight_decay",
+    "maximize",
+    "capturable",
+    "differentiable",
+    "track_temperature",
+)
+
 
 def checked(own: Group, defaults: Group | None = None) -> Group:
     """The settings of a group, or of the constructor, as plain numbers that a checkpoint can hold.
@@ -31,7 +39,7 @@ def checked(own: Group, defaults: Group | None = None) -> Group:
         weight_decay = weight_decay.reshape(()) if differentiable else weight_decay.item()
     checked = {"lr": _checked_scalar("lr", settings["lr"]), "weight_decay": weight_decay}
     checked |= _checked_cooling(own, defaults)
-    for name in ("decoupled_weight_decay", "maximize", "capturable", "differentiable"):
+    for name in FLAGS:
         _check.flag(name, settings[name])
     for name in ("foreach", "fused"):
         if settings[name] is not None:

@@ -1,10 +1,11 @@
 """Sums of squares and products of tensors, which temperatures are read from, whole or sharded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from coolmomentum.torch._paths import Number, local
 
@@ -28,8 +29,8 @@ def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     float64 tensor (float32 on MPS) of shape (len(tensors),), without having waited for it, on the
     first accelerator that one of them is on, else on the CPU
     """
-    here = ([(tensor, tensor)] for tensor in map(real_part_here, tensors))
-    return sums_of_products(tensors, here, width=1)[:, 0]
+    rows = [[_sum_of_squares_here(tensor)] for tensor in tensors]
+    return _over_processes(tensors, rows, width=1)[:, 0]
 
 
 def sums_of_products(
@@ -48,11 +49,16 @@ def sums_of_products(
     -------
     as :func:`sums_of_squares`, of shape (len(tensors), width)
     """
+    return _over_processes(tensors, ([_dot(a, b) for a, b in row] for row in pairs), width)
+
+
+def _over_processes(tensors: Sequence[Tensor], rows: Iterable[list[Tensor]], width: int) -> Tensor:
+    """The sums that this process has, added to those of the others."""
     device = device_of(tensors)
-    rows = [torch.stack([_dot(a, b) for a, b in row]).to(device) for row in pairs]
-    if not rows:
+    stacked = [torch.stack(row).to(device) for row in rows]
+    if not stacked:
         return torch.zeros(0, width, dtype=torch.float64)
-    sums = torch.stack(rows)
+    sums = torch.stack(stacked)
     for index, mesh_sums in _reduced(tensors, sums):
         sums = sums.index_copy(0, torch.tensor(index, device=device), mesh_sums)
     return sums
@@ -78,7 +84,7 @@ def pooled_sums_of_squares(lists: Sequence[Sequence[Tensor]]) -> list[Number]:
 
 def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
     """The memory of the tensors as NumPy sees it, whose calls cost less, if it can sum them all."""
-    if not set(map(type, tensors)) <= {Tensor}:
+    if not set(map(type, tensors)) <= {Tensor} or known_squares.any(tensors):
         return None
     try:
         arrays = [tensor.numpy() for tensor in tensors]
@@ -93,6 +99,52 @@ def _sum_of_squares(array: np.ndarray) -> float:
     flat = array.ravel(order="K")  # no copy, in whatever order the memory is
     parts = [flat[i : i + _CHUNK] for i in range(0, flat.size, _CHUNK)]
     return sum([float(np.vdot(part, part).real) for part in parts])
+
+
+class KnownSquares:
+    """Sums of squares that a step has made of displacements, for as long as nobody changes these.
+
+    Each is in parts, a float32 tensor that goes with the displacement and that the next step
+    writes again, so that a captured step finds it where it was.
+    """
+
+    def __init__(self) -> None:
+        # The version of the tensor that the parts are of, and these.
+        self._parts: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
+
+    def buffer(self, tensor: Tensor, parts: int) -> Tensor:
+        """Where a step is to write its parts."""
+        if tensor in self._parts:
+            return self._parts[tensor][1]
+        return torch.empty(parts, dtype=torch.float32, device=tensor.device)
+
+    def note(self, tensor: Tensor, parts: Tensor) -> None:
+        """From now on the parts are those of the tensor."""
+        self._parts[tensor] = (tensor._version, parts)
+
+    def has(self, tensor: Tensor) -> bool:
+        """Whether a step has summed the tensor as it is."""
+        known = self._parts.get(tensor)
+        return known is not None and known[0] == tensor._version
+
+    def any(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether a step has summed one of them; quick if no step ever sums any."""
+        return bool(self._parts) and any(map(self.has, tensors))
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The sum, 0-d."""
+        return self._parts[tensor][1].sum(dtype=torch.float64)
+
+
+known_squares = KnownSquares()
+
+
+def _sum_of_squares_here(tensor: Tensor) -> Tensor:
+    tensor = local(tensor)
+    if known_squares.has(tensor):
+        return known_squares.of(tensor)
+    here = real_part_here(tensor)
+    return _dot(here, here)
 
 
 def device_of(tensors: Sequence[Tensor]) -> torch.device:

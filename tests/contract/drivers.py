@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import torch
 from bounds import RHO, Precision
+from triton_interpreter import TRITON
 
 from coolmomentum import CoolingSchedule
 from coolmomentum import jax as cool_jax
@@ -615,3 +616,11 @@ DRIVERS: dict[str, Driver] = {
         for dtype in HALF
     },
 }
+if TRITON:
+    tracked = {"track_temperature": True}
+    for dtype in DTYPES[1:]:
+        DRIVERS[f"torch, one pass, {dtype}"] = Torch(dtype, tracked)
+    for dtype in HALF:
+        DRIVERS[f"torch, one pass, {dtype}, float32 displacements"] = Torch(
+            dtype, tracked, displacement_dtype="float32"
+        )
