@@ -106,11 +106,13 @@ def test_a_reading_without_a_state_to_read_says_so():
         temperature((jnp.zeros(3), {"a": None}), 0.1)
 
 
-def test_rho_cannot_be_read_with_the_name_of_a_law():
-    """The state does not know how long the run is, nor does the name."""
+@pytest.mark.parametrize("part", ["paper", 600])
+def test_rho_cannot_be_read_with_half_a_schedule(part):
+    """The state does not know how long the run is, nor does a law; total_steps is not all."""
     state = CoolMomentumState(jnp.asarray(0), jnp.zeros(2))
-    with pytest.raises(TypeError, match=r"schedule must be a CoolingSchedule or a function .*'pap"):
-        rho(state, "paper")
+    message = f"schedule must be a CoolingSchedule or a function .*: {part!r}"
+    with pytest.raises(TypeError, match=message):
+        rho(state, part)
 
 
 @pytest.mark.parametrize("missing", ["jax", "optax"])

@@ -257,11 +257,36 @@ def test_half_precision_parameters_keep_their_dtype(xp, dtype):
 def test_lists_of_different_lengths_are_refused(lengths):
     """Parameters, gradients and displacements belong together."""
     params, gradients, displacements = ([np.ones(2)] * n for n in lengths)
-    with pytest.raises(ValueError, match=r"shorter|longer"):
+    message = "params, gradients and displacements must be equally many: {}, {} and {}"
+    with pytest.raises(ValueError, match=message.format(*lengths)):
         CoolMomentum(total_steps=9).step(params, gradients, State(0, tuple(displacements)))
 
 
 # --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ([np.ones(2), np.array([1, 2])], r"params[1] must be a floating array: array([1, 2])"),
+        ([1.0], "params[0] must be a floating array: 1.0"),
+        (np.array([1.0]), "params must be a list of arrays: array([1.])"),
+    ],
+    ids=["integers", "numbers", "no list"],
+)
+def test_what_cannot_move_is_refused_at_the_start(params, message):
+    """Not with an error of the array library in the first step."""
+    with pytest.raises(TypeError, match=re.escape(message)):
+        CoolMomentum(total_steps=9).init(params)
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    """Even where it could be broadcast."""
+    optimizer = CoolMomentum(total_steps=9)
+    params = [np.ones(2), np.ones((3, 2))]
+    message = re.escape("gradients[1] must have the shape (3, 2): (2,)")
+    with pytest.raises(ValueError, match=message):
+        optimizer.step(params, [None, np.ones(2)], optimizer.init(params))
 
 
 @pytest.mark.parametrize(

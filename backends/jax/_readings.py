@@ -49,7 +49,7 @@ def rho(opt_state: optax.OptState, schedule: RhoSchedule) -> jax.Array:
     Raises
     ------
     TypeError
-        If the schedule is the name of a law, which does not say how long the run is.
+        If the schedule is a law or a number of steps, neither of which says enough.
     ValueError
         If there is no CoolMomentum state in ``opt_state``.
 
@@ -307,10 +307,10 @@ def _precision(state: CoolMomentumState) -> DType:
 
 
 def _check_schedule(schedule: RhoSchedule) -> None:
-    if isinstance(schedule, str):
+    if isinstance(schedule, str | int | float):
         raise TypeError(
             "schedule must be a CoolingSchedule or a function of the step, "
-            f"as the name of a law has no length: {schedule!r}"
+            f"as a law or a number of steps alone is none: {schedule!r}"
         )
 
 

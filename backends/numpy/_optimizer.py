@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_array_api_obj
 
 from coolmomentum import _check, _defaults
+from coolmomentum._arrays import is_kind
 from coolmomentum.schedules import (
     CoolingSchedule,
     Law,
@@ -98,7 +99,18 @@ class CoolMomentum:
         object.__setattr__(self, "_schedule", schedule)
 
     def init(self, params: Sequence[Array]) -> State:
-        """State at rest: clock 0 and displacements of zeros like ``params``."""
+        """State at rest: clock 0 and displacements of zeros like ``params``.
+
+        Raises
+        ------
+        TypeError
+            If ``params`` is not a list or tuple of real or complex floating arrays.
+        """
+        if not isinstance(params, list | tuple):
+            raise TypeError(f"params must be a list of arrays: {params!r}")
+        for i, x in enumerate(params):
+            if not is_array_api_obj(x) or not _floating(x):
+                raise TypeError(f"params[{i}] must be a floating array: {x!r}")
         return State(0, tuple(array_namespace(x).zeros_like(x) for x in params))
 
     def step(
@@ -120,8 +132,18 @@ class CoolMomentum:
         Raises
         ------
         ValueError
-            If the three differ in length.
+            If the three differ in length, or a gradient in shape from its parameter.
         """
+        lengths = len(params), len(gradients), len(state.displacements)
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                "params, gradients and displacements must be equally many: {}, {} and {}".format(
+                    *lengths
+                )
+            )
+        for i, (x, g) in enumerate(zip(params, gradients, strict=True)):
+            if g is not None and x.shape != g.shape:
+                raise ValueError(f"gradients[{i}] must have the shape {x.shape}: {g.shape}")
         rho = self.rho(state)
         moved = [
             (x, dx)
@@ -158,3 +180,8 @@ class CoolMomentum:
     def rescaled_temperature(self, state: State) -> Array:
         """Mean squared displacement of the last step, ``T dt**2``, pooled: a 0-d array."""
         return rescaled_temperature(state.displacements)
+
+
+def _floating(x: Array) -> bool:
+    xp = array_namespace(x)
+    return is_kind(x, "real floating", xp) or is_kind(x, "complex floating", xp)
