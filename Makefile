@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # Of torch jax keras_tensorflow keras_jax keras_torch; the first of them tunes. None: as in the config.
 FRAMEWORKS ?=
-CONFIG ?= ci
+CONFIG ?= laptop-digits
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.training demo $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
 
-# ci, laptop-digits, laptop-cifar10, gpu, paper: see benchmarks/README.md.
+# CONFIG=laptop-digits, laptop-cifar10, gpu, paper, or ci (for tests): see benchmarks/README.md.
 benchmark: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.training $(CONFIG) $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
 

@@ -536,6 +536,7 @@ def test_a_page_and_figures_are_drawn(ci: Path, capsys: pytest.CaptureFixture[st
     assert "coolmomentum" in capsys.readouterr().out
     page = (ci / "report.html").read_text()
     assert page.count("<img") == 4
+    assert "The images are noise" in page  # with accuracies that nobody should take for a result
     assert "http" not in page.replace("data:image", "")
     svg = (ci / "training-torch.svg").read_text()
     for text in ("(a) Training loss", "(b) Test accuracy", "(c) Rescaled temperature", "Eq. 19"):

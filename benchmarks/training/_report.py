@@ -146,10 +146,17 @@ def _rich(table: pd.DataFrame) -> Table:
 
 
 def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
+    if (runs.dataset == "simulated").all():
+        yield "The images are noise, to see whether everything works: no result means anything."
     yield (
         "± is the 95 % t-interval over seeds. Momentum is the rho0 of CoolMomentum, the beta1 of "
         "Adam. T dt² is the rescaled temperature: the mean squared change of a parameter in a step."
     )
+    if table.rule.str.endswith("-cosine").any():
+        yield (
+            "A low T dt² is no merit by itself: CoolMomentum ends as SGD with half its learning "
+            "rate, while a rule whose learning rate goes to 0 ends standing still."
+        )
     if table.minus_coolmomentum.notna().any():
         yield (
             "Differences of accuracy from coolmomentum are in points, paired by seed; † where the "
