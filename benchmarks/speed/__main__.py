@@ -15,8 +15,11 @@ SMALL, LARGE, FLAT = "65 tensors, 270 thousand", "161 tensors, 25.6 million", "1
 INTRODUCTION = """\
 # Speed
 
+{summary}
 Made by `make speed`, or `python -m benchmarks.speed results/speed` from its files, on one machine:
 {machine}, no GPU, other work beside it.
+
+## How to read the tables
 
 Contenders take turns in one process, one thread each. A ratio is the median of the ratios within a
 turn, of process CPU time, with its quartiles; below 1 is faster. *Wall* is the same by the clock.
@@ -29,7 +32,10 @@ XLA's estimate (JAX), *operators* are those called from Python, and *allocated b
 allocate in a step, which the peak above the state cannot exceed.
 
 ## Targets
+
+They were set before anything was measured, as what a careful implementation should reach.
 """
+REASONS = "### What stands in the way"
 
 
 class Target(NamedTuple):
@@ -116,7 +122,8 @@ def report(runs: dict[str, Any], remarks: str) -> str:
     machine = next(iter(runs.values()))["machine_info"]
     cpu = machine["cpu"]
     named = f"{cpu.get('brand_raw', machine['machine'])}, {cpu.get('count')} cores"
-    lines = [INTRODUCTION.format(machine=named), *met(runs), remarks]
+    summary, reasons = remarks.split(REASONS)
+    lines = [INTRODUCTION.format(machine=named, summary=summary), *met(runs), REASONS + reasons]
     for name, run in runs.items():
         lines += [f"## {name}", ""]
         for benchmark in run["benchmarks"]:
@@ -174,13 +181,20 @@ def table(benchmark: dict[str, Any]) -> list[str]:
         )
     speed = BYTES_COPIED * info["parameters"] / cpu[COPY].median() / 1e9
     return [
-        f"### {benchmark['name']}",
+        f"### {title(benchmark['name'])}",
         "",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
         f"The copy ran at {speed:.1f} GB/s.",
         "",
     ]
+
+
+def title(name: str) -> str:
+    """A benchmark's name as a heading: ``test_paths[1 tensor-jit]`` is "Paths: 1 tensor, jit"."""
+    what, _, case = name.removeprefix("test_").rstrip("]").partition("[")
+    what = what.replace("_", " ").capitalize()
+    return f"{what}: {case.replace('-', ', ')}" if case else what
 
 
 def steps(contender: str) -> bool:
