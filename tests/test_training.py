@@ -9,12 +9,15 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -357,6 +360,43 @@ def test_nothing_waits_for_the_device_within_an_epoch(network: str, rule: str) -
     assert (seen.device.type, seen.shape) == ("meta", (4,))
     with pytest.raises(RuntimeError, match="meta"):
         seen.tolist()
+
+
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [
+        *(("mlp", rule) for rule in ("sgd", "adam", "adamw", "rmsprop")),
+        ("resnet20", "coolmomentum"),
+    ],
+)
+def test_an_epoch_in_jax_is_one_program_for_a_gpu(
+    network: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lowered for CUDA and TPU it asks nothing of the host, and its length is that of one step.
+
+    Its two loops are over stretches and steps; one that repeats the step for each batch would be
+    longer for more of them.
+    """
+    programs = []
+    epoch = _jax._epoch
+
+    def lowered(*args: Any, static: _jax.Static) -> Any:
+        exported = jax.export.export(epoch, platforms=("cuda", "tpu"))(*args, static=static)
+        programs.append(exported.mlir_module())
+        return args[0], [0.0] * 4
+
+    monkeypatch.setattr(_jax, "_epoch", lowered)
+    settings = Settings(rule, 0.01, 0.9)
+    for images in (24, 48):
+        problem = replace(_short_problem(network), training=_images(images, 8))
+        trainer = JaxTrainer(problem, settings)
+        trainer.start(_weights(problem))
+        numbers = (of(settings, 2, problem.steps)[0] for of in (learning_rates, momenta))
+        trainer.train(epoch_of(problem, 0, 0), *numbers)
+    short, long = programs
+    assert short.count("stablehlo.while") == long.count("stablehlo.while") == 2
+    assert short.count("\n") == long.count("\n")
+    assert not re.search("custom_call|callback|infeed|outfeed|stablehlo.(send|recv)", short)
 
 
 class _Recording(TorchDispatchMode):

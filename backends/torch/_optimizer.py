@@ -78,7 +78,8 @@ class CoolMomentum(Optimizer):
         memory, so that reading temperatures costs next to nothing. A Triton kernel does this on
         CUDA for float32 and half precision, unless foreach or ``fused=False`` choose another way,
         and with one launch for each parameter, best in a CUDA graph where they are many and small.
-        Elsewhere it changes nothing: temperatures are summed when they are read.
+        Elsewhere it changes nothing: temperatures are summed when they are read, as they are after
+        a checkpoint is loaded (then float32 sums in another order: the last digits may differ).
 
     Raises
     ------
