@@ -275,6 +275,20 @@ TORCH_MUTANTS = [
         Selection("torch_adapter/test_torch_one_pass.py", "summed_anew"),
     ),
     Mutant(
+        "one pass: sums written to new memory in every step",
+        "torch/_thermometry.py",
+        "            return known\n",
+        "            return known.clone()\n",
+        Selection("torch_adapter/test_torch_one_pass.py", "where_the_last_one_did"),
+    ),
+    Mutant(
+        "one pass: the sum kept when another kernel moves the displacement",
+        "torch/_optimizer.py",
+        "                known_squares.forget(here.displacements)\n",
+        "",
+        Selection("torch_adapter/test_torch_one_pass.py", "summed_anew"),
+    ),
+    Mutant(
         "one pass: autograd not told of the step",
         "torch/_one_pass.py",
         "                torch.autograd.graph.increment_version(written)\n",

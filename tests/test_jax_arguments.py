@@ -106,12 +106,11 @@ def test_a_reading_without_a_state_to_read_says_so():
         temperature((jnp.zeros(3), {"a": None}), 0.1)
 
 
-@pytest.mark.parametrize("part", ["paper", 600])
+@pytest.mark.parametrize("part", ["paper", 600, np.int64(600)])
 def test_rho_cannot_be_read_with_half_a_schedule(part):
     """The state does not know how long the run is, nor does a law; total_steps is not all."""
     state = CoolMomentumState(jnp.asarray(0), jnp.zeros(2))
-    message = f"schedule must be a CoolingSchedule or a function .*: {part!r}"
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(TypeError, match=r"schedule must be a CoolingSchedule or a function of"):
         rho(state, part)
 
 

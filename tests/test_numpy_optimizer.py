@@ -280,6 +280,15 @@ def test_what_cannot_move_is_refused_at_the_start(params, message):
         CoolMomentum(total_steps=9).init(params)
 
 
+@pytest.mark.parametrize("gradient", [[1.0, 2.0], np.array([1, 2])], ids=["list", "integers"])
+def test_what_is_no_gradient_is_refused(gradient):
+    """By its number."""
+    optimizer = CoolMomentum(total_steps=9)
+    params = [np.ones(2)]
+    with pytest.raises(TypeError, match=r"gradients\[0\] must be a floating array or None: "):
+        optimizer.step(params, [gradient], optimizer.init(params))
+
+
 def test_a_gradient_of_another_shape_is_refused():
     """Even where it could be broadcast."""
     optimizer = CoolMomentum(total_steps=9)
@@ -287,6 +296,10 @@ def test_a_gradient_of_another_shape_is_refused():
     message = re.escape("gradients[1] must have the shape (3, 2): (2,)")
     with pytest.raises(ValueError, match=message):
         optimizer.step(params, [None, np.ones(2)], optimizer.init(params))
+    with pytest.raises(
+        ValueError, match=re.escape("displacements[0] must have the shape (2,): (1, 2)")
+    ):
+        optimizer.step(params[:1], [np.ones(2)], State(0, (np.ones((1, 2)),)))
 
 
 @pytest.mark.parametrize(

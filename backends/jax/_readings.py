@@ -307,7 +307,7 @@ def _precision(state: CoolMomentumState) -> DType:
 
 
 def _check_schedule(schedule: RhoSchedule) -> None:
-    if isinstance(schedule, str | int | float):
+    if not callable(schedule):
         raise TypeError(
             "schedule must be a CoolingSchedule or a function of the step, "
             f"as a law or a number of steps alone is none: {schedule!r}"

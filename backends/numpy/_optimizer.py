@@ -109,7 +109,7 @@ class CoolMomentum:
         if not isinstance(params, list | tuple):
             raise TypeError(f"params must be a list of arrays: {params!r}")
         for i, x in enumerate(params):
-            if not is_array_api_obj(x) or not _floating(x):
+            if not _floating(x):
                 raise TypeError(f"params[{i}] must be a floating array: {x!r}")
         return State(0, tuple(array_namespace(x).zeros_like(x) for x in params))
 
@@ -131,8 +131,10 @@ class CoolMomentum:
 
         Raises
         ------
+        TypeError
+            If a gradient is no floating array.
         ValueError
-            If the three differ in length, or a gradient in shape from its parameter.
+            If the three differ in length, or in the shape of an array.
         """
         lengths = len(params), len(gradients), len(state.displacements)
         if len(set(lengths)) > 1:
@@ -141,9 +143,12 @@ class CoolMomentum:
                     *lengths
                 )
             )
-        for i, (x, g) in enumerate(zip(params, gradients, strict=True)):
-            if g is not None and x.shape != g.shape:
-                raise ValueError(f"gradients[{i}] must have the shape {x.shape}: {g.shape}")
+        for i, (x, dx, g) in enumerate(zip(params, state.displacements, gradients, strict=True)):
+            if g is not None and not _floating(g):
+                raise TypeError(f"gradients[{i}] must be a floating array or None: {g!r}")
+            for name, other in (("displacements", dx), ("gradients", g)):
+                if other is not None and other.shape != x.shape:
+                    raise ValueError(f"{name}[{i}] must have the shape {x.shape}: {other.shape}")
         rho = self.rho(state)
         moved = [
             (x, dx)
@@ -182,6 +187,8 @@ class CoolMomentum:
         return rescaled_temperature(state.displacements)
 
 
-def _floating(x: Array) -> bool:
+def _floating(x: object) -> bool:
+    if not is_array_api_obj(x):
+        return False
     xp = array_namespace(x)
     return is_kind(x, "real floating", xp) or is_kind(x, "complex floating", xp)

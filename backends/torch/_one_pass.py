@@ -1,22 +1,25 @@
 """A step that sums its squared displacements on the way: one pass over memory, by a Triton kernel.
 
-Triton comes with PyTorch's builds for CUDA and ROCm; where it is missing, importing this fails.
+Triton comes with PyTorch's builds for CUDA and ROCm, and wants a C compiler. Where it is missing,
+importing this fails.
 """
+
+import functools
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from coolmomentum.torch._paths import Number, Step, Tensors
+from coolmomentum.torch._paths import PLAIN, Number, Step, Tensors
 from coolmomentum.torch._thermometry import known_squares
 
 BLOCK = 1024  # elements that one program of the kernel moves, and sums
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # it computes in float32
+DTYPES = {torch.float32, torch.bfloat16, torch.float16}  # it computes in float32
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton's types are not Python's
-def kernel(  # type: ignore[no-untyped-def]  # the same
+def cool_momentum_step(  # type: ignore[no-untyped-def]  # the same
     param,
     grad,
     displacement,
@@ -56,23 +59,31 @@ def kernel(  # type: ignore[no-untyped-def]  # the same
 
 
 # TRITON_INTERPRET=1 lets NumPy run it, on tensors of the CPU.
-INTERPRETED = not isinstance(kernel, triton.JITFunction)
+INTERPRETED = not isinstance(cool_momentum_step, triton.JITFunction)
 
 
-def can_take(param: Tensor, displacement: Tensor) -> bool:
+def can_take(param: Tensor, grad: Tensor, displacement: Tensor) -> bool:
     """Whether the kernel is for tensors of this kind and place."""
+    every = (param, grad, displacement)
     return (
-        (param.is_cuda or (INTERPRETED and param.is_cpu))
-        and {param.dtype, displacement.dtype} <= set(DTYPES)
+        {type(tensor) for tensor in every} <= PLAIN
+        and len({tensor.device for tensor in every}) == 1
+        and {tensor.dtype for tensor in every} <= DTYPES
         and not displacement.is_inference()  # those do not count the changes made to them
+        and (_can_run_triton(param.device) if param.is_cuda else INTERPRETED and param.is_cpu)
     )
+
+
+@functools.cache
+def _can_run_triton(device: torch.device) -> bool:
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def one_pass(tensors: Tensors, step: Step) -> None:
     """A path of the step as those in _paths, for parameters, gradients and displacements alike."""
-    shrink: Number = 1.0
-    if step.weight_decay and step.decoupled_weight_decay:
-        shrink = 1 - step.lr * step.weight_decay
+    coupled = bool(step.weight_decay) and not step.decoupled_weight_decay
+    decoupled = bool(step.weight_decay) and step.decoupled_weight_decay
+    shrink = 1 - step.lr * step.weight_decay if decoupled else step.eta  # which is not used then
     rho, eta, shrink = _all_alike(step.rho, step.eta, shrink)
     # Triton launches on the current device.
     with torch.cuda.device(tensors.params[0].get_device()):  # -1, and nothing, on the CPU
@@ -80,7 +91,7 @@ def one_pass(tensors: Tensors, step: Step) -> None:
             blocks = triton.cdiv(param.numel(), BLOCK)
             squares = known_squares.buffer(displacement, blocks)
             if blocks:
-                kernel[(blocks,)](
+                cool_momentum_step[(blocks,)](
                     param,
                     grad,
                     displacement,
@@ -91,8 +102,8 @@ def one_pass(tensors: Tensors, step: Step) -> None:
                     step.weight_decay,
                     param.numel(),
                     on_device=isinstance(eta, Tensor),
-                    coupled=bool(step.weight_decay) and not step.decoupled_weight_decay,
-                    decoupled=bool(step.weight_decay) and step.decoupled_weight_decay,
+                    coupled=coupled,
+                    decoupled=decoupled,
                     maximize=step.maximize,
                     block=BLOCK,
                 )

@@ -31,7 +31,11 @@ from coolmomentum.torch._settings import (
     checked,
     displacement_dtype,
 )
-from coolmomentum.torch._thermometry import pooled_sums_of_squares, sums_of_squares
+from coolmomentum.torch._thermometry import (
+    known_squares,
+    pooled_sums_of_squares,
+    sums_of_squares,
+)
 
 
 class CoolMomentum(Optimizer):
@@ -76,10 +80,13 @@ class CoolMomentum(Optimizer):
         float32 or better in any case.
     track_temperature : let the step sum the squares of its displacements in its own pass over
         memory, so that reading temperatures costs next to nothing. A Triton kernel does this on
-        CUDA for float32 and half precision, unless foreach or ``fused=False`` choose another way,
-        and with one launch for each parameter, best in a CUDA graph where they are many and small.
-        Elsewhere it changes nothing: temperatures are summed when they are read, as they are after
-        a checkpoint is loaded (then float32 sums in another order: the last digits may differ).
+        CUDA for float32 and half precision, unless foreach or ``fused=False`` choose another way;
+        it has one launch for each parameter, best in a CUDA graph where they are many and small
+        (read after a replay). Elsewhere nothing changes: temperatures are summed when they are
+        read. So they are after a checkpoint is loaded, in another order, and the last digits may
+        differ. A displacement that you change yourself is summed anew if PyTorch counts the change
+        as one, which it does not through ``.data``, a DTensor or a collective; put a new tensor in
+        its place then.
 
     Raises
     ------
@@ -291,6 +298,7 @@ class CoolMomentum(Optimizer):
                     self.state[param]["displacement"] = moved
             else:
                 here = tensors.here()
+                known_squares.forget(here.displacements)
                 take_step(here, step, self._ways(index, here, group))
             tick(group, step.lr)
 

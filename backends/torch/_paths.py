@@ -55,7 +55,7 @@ class Tensors(NamedTuple):
 
     def here(self) -> "Tensors":
         """The parts of DTensors that this process has, the gradients sharded as the parameters."""
-        if set(map(type, self.params)) <= _PLAIN:
+        if set(map(type, self.params)) <= PLAIN:
             return self
         grads = [_sharded_as(param, grad) for param, grad, _ in self.triples()]
         every = (self.params, grads, self.displacements)
@@ -134,13 +134,15 @@ def _guards_work() -> bool:
 
 
 def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "Path":
-    if type(param) not in _PLAIN or param.dtype != grad.dtype:
+    if type(param) not in PLAIN or param.dtype != grad.dtype:
         return _by_the_core
+    if not torch.compiler.is_compiling() and grad.is_neg():  # kernels read what is in the memory
+        return _one_by_one if group["foreach"] is False else _foreach
     if group["track_temperature"] and _may_be_fused(group) and not torch.compiler.is_compiling():
         triton = _one_pass_kernel()
         if (
             triton is not None
-            and triton.can_take(param, displacement)
+            and triton.can_take(param, grad, displacement)
             and _same_dense_layout(param, grad, displacement)
         ):
             one_pass: Path = triton.one_pass
@@ -199,7 +201,7 @@ def _sharded_as(param: Any, grad: Any) -> Any:
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a DTensor that is here; kernels know only plain tensors."""
-    if type(tensor) in _PLAIN or not hasattr(tensor, "to_local"):
+    if type(tensor) in PLAIN or not hasattr(tensor, "to_local"):
         return tensor
     return tensor.to_local()  # type: ignore[no-any-return]
 
@@ -324,7 +326,7 @@ def _langevin_step(
 Path = Callable[[Tensors, Step], None]
 Ways = list[tuple[Path, list[int]]]  # which of the tensors go each path
 
-_PLAIN = {Tensor, torch.nn.Parameter}
+PLAIN = {Tensor, torch.nn.Parameter}
 _HALF = (torch.float16, torch.bfloat16)
 # The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. In float32
 # this is 0; times a displacement in float64 it need not be.

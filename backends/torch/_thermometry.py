@@ -102,10 +102,11 @@ def _sum_of_squares(array: np.ndarray) -> float:
 
 
 class KnownSquares:
-    """Sums of squares that a step has made of displacements, for as long as nobody changes these.
+    """Sums of squares of displacements that the step has made which moved them.
 
     Each is in parts, a float32 tensor that goes with the displacement and that the next step
-    writes again, so that a captured step finds it where it was.
+    writes again, so that a captured step finds it where it was. They hold until the displacement is
+    changed by other means, as far as PyTorch counts changes of a tensor.
     """
 
     def __init__(self) -> None:
@@ -114,28 +115,41 @@ class KnownSquares:
 
     def buffer(self, tensor: Tensor, parts: int) -> Tensor:
         """Where a step is to write its parts."""
-        if tensor in self._parts:
-            return self._parts[tensor][1]
+        _, known = self._parts.get(tensor, (0, None))
+        if known is not None and known.shape == (parts,) and known.device == tensor.device:
+            return known
         return torch.empty(parts, dtype=torch.float32, device=tensor.device)
 
     def note(self, tensor: Tensor, parts: Tensor) -> None:
         """From now on the parts are those of the tensor."""
         self._parts[tensor] = (tensor._version, parts)
 
+    def forget(self, tensors: Iterable[Tensor]) -> None:
+        """A step that sums nothing moves the tensors, and its kernel may not count as a change."""
+        if not torch.compiler.is_compiling() and self._parts:
+            for tensor in tensors:
+                if tensor in self._parts:
+                    self._parts[tensor] = (_NEVER, self._parts[tensor][1])
+
     def has(self, tensor: Tensor) -> bool:
-        """Whether a step has summed the tensor as it is."""
+        """Whether the sum is known."""
+        if torch.compiler.is_compiling():
+            return False
         known = self._parts.get(tensor)
         return known is not None and known[0] == tensor._version
 
     def any(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether a step has summed one of them; quick if no step ever sums any."""
-        return bool(self._parts) and any(map(self.has, tensors))
+        """Whether one of the sums is known; quick if no step ever sums any."""
+        return (
+            not torch.compiler.is_compiling() and bool(self._parts) and any(map(self.has, tensors))
+        )
 
     def of(self, tensor: Tensor) -> Tensor:
         """The sum, 0-d."""
         return self._parts[tensor][1].sum(dtype=torch.float64)
 
 
+_NEVER = -1  # no version of a tensor
 known_squares = KnownSquares()
 
 

@@ -318,18 +318,22 @@ def test_growth(benchmark: Any, shapes: Shapes) -> None:
 @pytest.mark.parametrize("capturable", [False, True], ids=["eager", "CUDA graph"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_billion_on_a_gpu(benchmark: Any, dtype: torch.dtype, capturable: bool) -> None:
-    """20 bytes a parameter at the speed of a copy, with the temperature; 14 for bfloat16."""
+    """A step at the speed of a copy, with the temperature: 20 bytes a parameter.
+
+    With bfloat16 parameters 14, where the displacements are float32, and 10 for SGD.
+    """
     device = torch.device("cuda")
     grads = [torch.full((10**7,), 1e-3, device=device, dtype=dtype) for _ in range(100)]
     settings = COOLING | {"capturable": capturable, "displacement_dtype": torch.float32}
     makes: dict[str, Make] = {
         OURS: lambda params: CoolMomentum(params, **settings),
-        f"{OURS}, fused": lambda params: CoolMomentum(params, **settings, fused=True),
         f"{OURS}, one pass": lambda params: CoolMomentum(
             params, **settings, track_temperature=True
         ),
         FUSED_SGD: PATHS[FUSED_SGD],
     }
+    if dtype == torch.float32 and not capturable:  # what PyTorch's kernel is right for
+        makes[f"{OURS}, fused"] = lambda params: CoolMomentum(params, **settings, fused=True)
     contenders: dict[str, Callable[[], object]] = {}
     for name, make in makes.items():
         made = optimizer(make, grads)

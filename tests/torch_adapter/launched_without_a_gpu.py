@@ -75,7 +75,7 @@ def run(capability, dtype, displacement_dtype, capturable, **settings):
     """Steps whose rho, learning rate and gradients change."""
     gpu = NoGPU(capability)
     driver.set_active(gpu)
-    _one_pass.kernel.device_caches.clear()
+    _one_pass.cool_momentum_step.device_caches.clear()
     params = [torch.zeros(size, dtype=dtype).requires_grad_() for size in SIZES]
     optimizer = CoolMomentum(
         params,
@@ -92,7 +92,7 @@ def run(capability, dtype, displacement_dtype, capturable, **settings):
             param.grad = torch.ones_like(param)
         optimizer.param_groups[0]["lr"] = 0.5 / (n + 1)
         optimizer.step()
-        kernels = list(_one_pass.kernel.device_caches[0][0].values())
+        kernels = list(_one_pass.cool_momentum_step.device_caches[0][0].values())
         compiled.append(len(kernels))
     (aligned,) = (k for k in kernels if ".global.v" in k.asm["ptx"])  # 4096 can be divided by 16
     return {

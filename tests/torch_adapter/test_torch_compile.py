@@ -158,3 +158,24 @@ def test_a_whole_training_step_compiles():
 
     # 12 steps, some 30 roundings each with the gradient, of numbers below 1.
     torch.testing.assert_close(train(True), train(False), rtol=0, atol=12 * 30 * 2**-24)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("track_temperature", [False, True])
+def test_readings_compile_in_one_graph(capturable, track_temperature):
+    """A temperature may be part of a compiled step; what it reads is what it reads outside."""
+    params = [torch.ones(5).requires_grad_(), torch.ones(2, 3).requires_grad_()]
+    settings = {"capturable": capturable, "track_temperature": track_temperature}
+    optimizer = CoolMomentum(params, total_steps=9, **settings)
+    for param in params:
+        param.grad = torch.full_like(param, 0.5)
+    optimizer.step()  # the kernel, where it is interpreted, has summed its squares
+    expected = optimizer.temperature()
+
+    def compiled(reading):
+        return torch.compile(reading, backend="aot_eager", fullgraph=True)()
+
+    assert torch.allclose(compiled(optimizer.temperature), expected, rtol=1e-6, atol=0)
+    apart = compiled(optimizer.temperatures)
+    for param in params:
+        assert torch.allclose(apart[param], expected, rtol=1e-6, atol=0)  # they moved alike

@@ -56,6 +56,11 @@ def stepped():
     return params, optimizer
 
 
+def sums_of(displacement):
+    """The tensor that the step writes its sums to."""
+    return _one_pass.known_squares._parts[displacement][1]
+
+
 def summed_alone(params, optimizer):
     """The temperature by Eq. 22 in float64."""
     moved = torch.cat([dx.double().ravel() for dx in displacements(params, optimizer)])
@@ -107,9 +112,10 @@ def test_a_step_writes_its_sums_where_the_last_one_did(stepped):
     """So that a captured step, which knows addresses, does so too."""
     params, optimizer = stepped
     moved = displacements(params, optimizer)
-    before = [_one_pass.known_squares.buffer(dx, 0).data_ptr() for dx in moved]
+    before = [sums_of(dx).data_ptr() for dx in moved]
     follow(params, optimizer, gradients(params, 3))
-    after = [_one_pass.known_squares.buffer(dx, 0).data_ptr() for dx in moved]
+    after = [sums_of(dx).data_ptr() for dx in moved]
+    assert 0 not in before
     assert after == before
     assert optimizer.temperature().item() == pytest.approx(
         summed_alone(params, optimizer), rel=1e-6
@@ -133,15 +139,24 @@ def test_changed_displacements_are_summed_anew(stepped):
     again.load_state_dict(saved)
     assert again.temperature().item() == pytest.approx(summed_alone(params, again), rel=1e-6)
 
-    follow(params, again, gradients(params, 1))
-    again.param_groups[0]["foreach"] = True
-    follow(params, again, gradients(params, 1))
-    assert again.temperature().item() == pytest.approx(summed_alone(params, again), rel=1e-6)
-    again.param_groups[0]["foreach"] = None
+    for other in ({"foreach": True}, {"track_temperature": False}):  # PyTorch's fused kernel
+        follow(params, again, gradients(params, 1))
+        again.param_groups[0].update(other)
+        follow(params, again, gradients(params, 1))
+        assert again.temperature().item() == pytest.approx(summed_alone(params, again), rel=1e-6)
+        again.param_groups[0].update({"foreach": None, "track_temperature": True})
 
     follow(params, again, gradients(params, 1))
     torch.compile(again.step, backend="aot_eager")()
     assert again.temperature().item() == pytest.approx(summed_alone(params, again), rel=1e-6)
+
+
+def test_sums_of_another_size_go_elsewhere(stepped):
+    """A displacement that has grown has more blocks than there is room for."""
+    params, optimizer = stepped
+    (moved,) = displacements(params[2:], optimizer)
+    assert _one_pass.known_squares.buffer(moved, 1) is sums_of(moved)
+    assert _one_pass.known_squares.buffer(moved, 5).shape == (5,)
 
 
 def test_autograd_notices_the_step():
@@ -165,6 +180,10 @@ def kernels(monkeypatch):
     return taken
 
 
+class Grad(torch.Tensor):
+    """A gradient that may keep its numbers elsewhere, as one that is still on its way."""
+
+
 @pytest.mark.parametrize(
     ("settings", "taken"),
     [
@@ -183,13 +202,15 @@ def test_choice(kernels, settings, taken):
         draw(2, 3, dtype=torch.float32),
         draw(2, 3),
         draw(2, 3, dtype=torch.float32).t()[:2],
+        draw(2, 3, dtype=torch.float32),
         draw(2, 3, dtype=torch.complex64),
     ]
     for param in params:
         param.requires_grad_()
         param.grad = torch.ones(param.shape, dtype=param.dtype)
+    params[3].grad = params[3].grad.as_subclass(Grad)
     if settings.get("fused"):
-        params = params[:3]
+        params = params[:4]
     CoolMomentum(params, **SETTINGS | settings).step()
     assert kernels == taken
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch_tools import (
+    PATHS,
     assert_rounded,
     clock,
     displacements,
@@ -192,6 +193,16 @@ def test_complex_is_a_pair_of_real_numbers(path, decay, dtype):
     follow(params, CoolMomentum(params, **COOLING, **decay, **path), grads)
     ours = [torch.view_as_real(p.detach()) if p.is_complex() else p for p in params]
     assert_rounded(ours, xs, 5)
+
+
+@pytest.mark.parametrize("path", [*PATHS.values(), {"track_temperature": True}], ids=str)
+def test_gradients_that_are_lazily_negated(path):
+    """The imaginary part of a conjugate is its memory with a bit that says minus."""
+    param = torch.ones(2, requires_grad=True)
+    param.grad = torch.complex(torch.zeros(2), torch.ones(2)).conj().imag
+    assert param.grad.is_neg()
+    CoolMomentum([param], total_steps=9, rho0=0.0, lr=0.5, **path).step()
+    assert param.tolist() == [1.25, 1.25]  # 1 + 0.25, half the learning rate against -1
 
 
 @path
