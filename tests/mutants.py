@@ -407,6 +407,13 @@ JAX_MUTANTS = [
         READ_JAX,
     ),
     Mutant(
+        "thermometer: a span begins where it ends",
+        "jax/_thermometer.py",
+        "            begins, ends = n % self.span == 1 % self.span, n % self.span == 0",
+        "            begins, ends = n % self.span == 0, n % self.span == 0",
+        READ_JAX,
+    ),
+    Mutant(
         "thermometer: masses without their root",
         "jax/_thermometer.py",
         "            roots = [jnp.sqrt(x) for x in layout.ordered(masses())]",

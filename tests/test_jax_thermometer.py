@@ -355,14 +355,14 @@ def test_bad_arguments(arguments, message):
 BIG = {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}
 
 
-def compiled(tx):
+def compiled(tx, params=BIG):
     """A donated step as an executable."""
 
     def step(params, state, gradient):
         updates, state = tx.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(step, donate_argnums=(0, 1)).lower(BIG, tx.init(BIG), BIG).compile()
+    return jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params).compile()
 
 
 @pytest.mark.parametrize(
@@ -375,6 +375,17 @@ def test_a_step_that_is_not_measured_copies_no_parameter(tx):
     assert not re.findall(r"= f32\[(?:64,32|32)\]\S* copy\(", entry)
     state = jax.tree.leaves((BIG, tx.init(BIG)))
     assert executable.memory_analysis().alias_size_in_bytes == sum(x.nbytes for x in state)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arrays"), [(COOL, 0), (optax.sgd(0.1, 0.9), 1)], ids=["cool", "sgd"]
+)
+def test_no_array_is_allocated_but_for_updates_that_no_state_holds(optimizer, arrays):
+    """On any step; those of optax.sgd are its momentum times the learning rate, ours the state."""
+    params = jnp.ones(10**5)
+    executable = compiled(optax.chain(optimizer, thermometer(0.1, COOLING)), params)
+    allocated = executable.memory_analysis().temp_size_in_bytes - arrays * params.nbytes
+    assert 0 <= allocated < params.nbytes / 10  # scalars
 
 
 def test_nothing_is_traced_again():

@@ -1,7 +1,7 @@
 """A transformation that measures the updates that pass it, and what can be read of its state.
 
 The arithmetic is that of :mod:`coolmomentum.thermometer`. The state holds its sums, and two arrays
-of the shape of each parameter, which are written on one step in ``every`` and one in ``span``.
+of the shape of each parameter, which are written on one step in ``every`` and two in ``span``.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class ThermometerState(NamedTuple):
     sums: jax.Array  # the arrays of the window, shape (14, rows), float32 or float64
     counts: jax.Array  # the numbers of the window, shape (6,), int32
     previous: optax.Updates  # displacement of the step before a measured one
-    start: optax.Params  # where the span that is going on began
+    start: optax.Params  # where the span that is going on began; when it ends, how far it came
 
 
 class AdamThermometerState(NamedTuple):
@@ -339,16 +339,24 @@ class _Meter(NamedTuple):
         moved = _walking(updates, state.previous)
         if not jax.tree.leaves(moved):
             return updates, state
+        done, ends = n > 0, None
         if params is not None:
+            begins, ends = n % self.span == 1 % self.span, n % self.span == 0
+
+            def follow(x0: jax.Array, x: jax.Array, dx: jax.Array) -> jax.Array:
+                x0 = jnp.where(begins, x, x0)
+                # In the memory of x0, which is done with: elsewhere every step would allocate it.
+                way = wide(x, jnp) - wide(x0, jnp) + wide(dx, jnp)
+                return jnp.where(ends, way.astype(x0.dtype), x0)
+
+            here = _walking(params, state.start)
             done, start = _once(
-                n % self.span == 1 % self.span, lambda _: _walking(params, state.start), state.start
+                begins | ends, lambda start: jax.tree.map(follow, start, here, moved), state.start
             )
             state = state._replace(start=start)
-        else:
-            done = n > 0
         done, (sums, counts) = _once(
             (n % self.every == 0) & done,
-            lambda window: self._measured(window, moved, state, params, masses),
+            lambda window: self._measured(window, moved, state, ends, masses),
             (state.sums, state.counts),
         )
         done, previous = _once(((n + 1) % self.every == 0) & done, lambda _: moved, state.previous)
@@ -363,11 +371,11 @@ class _Meter(NamedTuple):
         window: tuple[jax.Array, jax.Array],
         moved: optax.Updates,
         state: ThermometerState,
-        params: optax.Params | None,
+        ends: jax.Array | None,
         masses: Masses | None,
     ) -> tuple[jax.Array, jax.Array]:
         layout, dtype = _Layout.of(state.previous), state.sums.dtype
-        now, before, start = map(layout.leaves, (moved, state.previous, state.start))
+        now, before, way = map(layout.leaves, (moved, state.previous, state.start))
         axes = [axes_of(x, self.axis_name) for x in now]
         rows = Rows(
             tuple(coordinates(x, xp=jnp) * shards(over) for x, over in zip(now, axes, strict=True)),
@@ -390,15 +398,10 @@ class _Meter(NamedTuple):
             ),  # false on the first step, if it is measured
             xp=jnp,
         )
-        if params is None:
+        if ends is None:
             return _packed(unpacked, state)
-        here = layout.leaves(_walking(params, state.previous))
 
         def ended() -> tuple[jax.Array, jax.Array]:
-            way = [
-                wide(x, jnp) - wide(x0, jnp) + wide(dx, jnp)
-                for x, x0, dx in zip(here, start, now, strict=True)
-            ]
             distance = _totals([squared_norm(y, xp=jnp) for y in way], axes, dtype)
             overlap = _totals(
                 [inner_product(y, dx, xp=jnp) for y, dx in zip(way, now, strict=True)], axes, dtype
@@ -406,7 +409,7 @@ class _Meter(NamedTuple):
             return _packed(unpacked.end_span(distance, overlap, rows, rho=rho, xp=jnp), state)
 
         result: tuple[jax.Array, jax.Array] = lax.cond(
-            state.count % self.span == 0, ended, lambda: _packed(unpacked, state)
+            ends, ended, lambda: _packed(unpacked, state)
         )
         return result
 

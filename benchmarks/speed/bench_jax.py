@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.speed.shapes import GROWTH, MODELS, Shapes
 from benchmarks.speed.turns import take_turns
-from coolmomentum import CoolingSchedule
+from coolmomentum import CoolingSchedule, learning_rate_from_sgd
 from coolmomentum.jax import cool_momentum, temperature, thermometer
 
 OURS, SGD = "cool_momentum", "optax.sgd"
@@ -114,8 +114,16 @@ def test_temperature(benchmark: Any, shapes: Shapes) -> None:
 def test_windowed(benchmark: Any, shapes: Shapes) -> None:
     """Ten steps at a time, with a thermometer in the chain that looks at one of them."""
     grads = gradients(shapes)
-    runs = {name: Run(MAKES[name](), grads) for name in (OURS, SGD)}
-    runs[f"{OURS}, thermometer"] = Run(optax.chain(MAKES[OURS](), thermometer(LR, COOLING)), grads)
+    sgd_meter = thermometer(learning_rate_from_sgd(LR, 0.9), rho=0.9)
+    makes = {
+        OURS: MAKES[OURS](),
+        SGD: MAKES[SGD](),
+        f"{OURS}, thermometer": optax.chain(MAKES[OURS](), thermometer(LR, COOLING)),
+        f"{SGD}, thermometer": optax.chain(MAKES[SGD](), sgd_meter),
+        # Here the momentum is the update, as in CoolMomentum.
+        "scale, trace, thermometer": optax.chain(optax.scale(-LR), optax.trace(0.9), sgd_meter),
+    }
+    runs = {name: Run(tx, grads) for name, tx in makes.items()}
     measure(benchmark, {name: run.ten for name, run in runs.items()}, shapes, steps=10)
 
 
