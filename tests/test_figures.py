@@ -8,9 +8,17 @@ import pytest
 from matplotlib.image import imread
 
 from benchmarks.figures import OPTIMIZERS, draw_layers, draw_schedules, main, train
+from benchmarks.speed.__main__ import REASONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+
+
+def test_the_page_of_speed_has_the_remarks_of_today():
+    """It is written by ``python -m benchmarks.speed`` from measurements and from remarks.md."""
+    remarks = (ROOT / "benchmarks" / "speed" / "remarks.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert all(part.strip() in page for part in remarks.split(REASONS))
 
 
 def test_every_figure_of_a_page_is_there_and_for_both_kinds_of_page():

@@ -5,6 +5,7 @@ small tensors takes 22 times as long.
 """
 
 from collections.abc import Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -34,11 +35,10 @@ def take_step(
         float32 copies, so that each result is rounded once.
     rho, step_size : floats, or 0-d tensors where the host must not know them.
     """
-    buckets: dict[torch.dtype, list[tuple[Tensor, Tensor, Tensor]]] = {}
-    for triple in zip(params, grads, displacements, strict=True):
-        buckets.setdefault(triple[0].dtype, []).append(triple)
-    for dtype, triples in buckets.items():
-        xs, gs, dxs = (list(tensors) for tensors in zip(*triples, strict=True))
+    dtypes = [x.dtype for x in params]
+    for dtype in set(dtypes):
+        chosen = [other == dtype for other in dtypes]
+        xs, gs, dxs = (list(compress(x, chosen)) for x in (params, grads, displacements))
         wide = torch.promote_types(dtype, torch.float32)
         gs = [g if g.dtype == wide else g.to(wide) for g in gs]
         if wide == dtype:
