@@ -159,6 +159,14 @@ def test_sums_of_another_size_go_elsewhere(stepped):
     assert _one_pass.known_squares.buffer(moved, 5).shape == (5,)
 
 
+def test_a_sum_that_overflows_is_infinite():
+    """As on a GPU without a word: found by the thorough profile of the contract suite."""
+    (param,) = parameters((2000,), dtype=torch.float32)
+    optimizer = CoolMomentum([param], **SETTINGS)
+    follow([param], optimizer, [[torch.full_like(param, 1e22)]])
+    assert optimizer.temperature().item() == torch.inf
+
+
 def test_autograd_notices_the_step():
     """A parameter that a graph has saved may not change before its backward pass."""
     (param,) = parameters((4,), dtype=torch.float32)
