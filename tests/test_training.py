@@ -395,7 +395,7 @@ def test_an_epoch_in_jax_is_one_program_for_a_gpu(
         trainer.train(epoch_of(problem, 0, 0), *numbers)
     short, long = programs
     assert short.count("stablehlo.while") == long.count("stablehlo.while") == 2
-    assert short.count("\n") == long.count("\n")
+    assert short.count("stablehlo.") == long.count("stablehlo.")  # operations
     assert not re.search("custom_call|callback|infeed|outfeed|stablehlo.(send|recv)", short)
 
 
