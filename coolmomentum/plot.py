@@ -101,7 +101,8 @@ def schedule(
     _check.one_of("quantity", quantity, get_args(Quantity))
     named = schedules if isinstance(schedules, Mapping) else {"": schedules}
     if total_steps is None:
-        ends = [each.total_steps for each in named.values() if isinstance(each, CoolingSchedule)]
+        cooling = [each for each in named.values() if isinstance(each, CoolingSchedule)]
+        ends = [each.total_steps for each in cooling if each.total_steps is not None]
         if not ends:
             raise TypeError("total_steps is required beside schedules that do not have them")
         total_steps = max(ends)

@@ -74,18 +74,22 @@ class CoolingSchedule:
 
     Parameters
     ----------
-    total_steps : S, the optimizer steps over which rho cools to 0; an integer >= 1.
+    total_steps : S, the optimizer steps over which rho cools to 0; an integer >= 1. None will do
+        for the constant law, which has no end.
     rho0 : initial momentum coefficient in [0, 1).
     law : "paper", "linear", "exponential" or "constant".
     warmup_steps : steps at the start with rho = 0; an integer in [0, total_steps).
     warmup_clock : "run" lets the cooling clock run on during the warm-up, as the paper's ImageNet
         run does; "hold" starts the cooling after it, from rho0. Both reach 0 at step S.
+    hold_steps : steps at the start with rho = rho0, the warm-up included, before the law begins; an
+        integer in [0, total_steps). The law then cools over the steps that remain. All laws are
+        self-similar: one that starts anew at step n from the rho it has there goes on as it would.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range. Arrays (0-d), which may be traced, are taken unchecked for
-        total_steps, rho0 and warmup_steps.
+        total_steps, rho0, warmup_steps and hold_steps.
 
     Examples
     --------
@@ -96,31 +100,40 @@ class CoolingSchedule:
     >>> CoolingSchedule(4, rho0=0.5, law="linear")(np.arange(6))
     array([0.5       , 0.42857143, 0.33333333, 0.2       , 0.        ,
            0.        ])
+    >>> [round(CoolingSchedule(4, 0.5, "linear", hold_steps=2)(n), 3) for n in range(5)]
+    [0.5, 0.5, 0.5, 0.333, 0.0]
     """
 
-    total_steps: int
+    total_steps: int | None
     rho0: float = _defaults.RHO0
     law: Law = _defaults.LAW
     warmup_steps: int = 0
     warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK
+    hold_steps: int = 0
 
     def __post_init__(self) -> None:
-        if _is_checkable(self.total_steps):
-            object.__setattr__(
-                self, "total_steps", _check.whole("total_steps", self.total_steps, 1)
+        # Plain strings and numbers, so that a checkpoint can hold them.
+        self._set("law", str(_check.one_of("law", self.law, get_args(Law))))
+        clocks = get_args(WarmupClock)
+        self._set("warmup_clock", str(_check.one_of("warmup_clock", self.warmup_clock, clocks)))
+        if self.total_steps is None and self.law != "constant":
+            raise TypeError(
+                "total_steps is required: the optimizer steps over which rho cools to 0 "
+                "(or pass a schedule)"
             )
+        if self.total_steps is not None and _is_checkable(self.total_steps):
+            self._set("total_steps", _check.whole("total_steps", self.total_steps, 1))
         if _is_checkable(self.rho0):
-            object.__setattr__(self, "rho0", _check.half_open("rho0", self.rho0))
-        _check.one_of("law", self.law, get_args(Law))
-        _check.one_of("warmup_clock", self.warmup_clock, get_args(WarmupClock))
-        if _is_checkable(self.warmup_steps):
-            object.__setattr__(
-                self, "warmup_steps", _check.whole("warmup_steps", self.warmup_steps, 0)
-            )
-            if _is_checkable(self.total_steps) and self.warmup_steps >= self.total_steps:
-                raise ValueError(
-                    f"warmup_steps must be < total_steps = {self.total_steps}: {self.warmup_steps}"
-                )
+            self._set("rho0", _check.half_open("rho0", self.rho0))
+        for name in ("warmup_steps", "hold_steps"):
+            if _is_checkable(steps := getattr(self, name)):
+                self._set(name, steps := _check.whole(name, steps, 0))
+                total = self.total_steps
+                if total is not None and _is_checkable(total) and steps >= total:
+                    raise ValueError(f"{name} must be < total_steps = {total}: {steps}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # it is frozen
 
     def __call__(self, step: Scalar, *, dtype: DType = None, xp: Any = None) -> Scalar:
         """Rho for the next step when ``step`` steps have been taken; see :func:`cooled_rho`."""
@@ -131,6 +144,7 @@ class CoolingSchedule:
             self.law,
             self.warmup_steps,
             self.warmup_clock,
+            self.hold_steps,
             dtype=dtype,
             xp=xp,
         )
@@ -143,6 +157,7 @@ def cooled_rho(
     law: Law = _defaults.LAW,
     warmup_steps: Scalar = 0,
     warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
+    hold_steps: Scalar = 0,
     *,
     dtype: DType = None,
     xp: Any = None,
@@ -153,7 +168,8 @@ def cooled_rho(
     ----------
     step : n, the steps already taken: a Python number, or an array of integers (or floats) of any
         shape, concrete or traced.
-    total_steps, rho0, law, warmup_steps, warmup_clock : as in :class:`CoolingSchedule`, unchecked.
+    total_steps, rho0, law, warmup_steps, warmup_clock, hold_steps : as in
+        :class:`CoolingSchedule`, unchecked.
     dtype : floating dtype of the result for an array of integers; the namespace's default if None.
         float32 is good to 1e-6 at any total_steps; ask for float64 where the parameters have it.
     xp : array namespace of ``step`` if it is not to be found out (``keras.ops`` will do).
@@ -167,24 +183,30 @@ def cooled_rho(
     >>> round(cooled_rho(156_200, 312_400), 12)
     0.9
     """
-    xp = xp or namespace(step, total_steps, rho0, warmup_steps)
+    if law == "constant":  # it has neither a beginning nor an end
+        hold_steps, total_steps = 0, 1 if total_steps is None else total_steps
+    xp = xp or namespace(step, total_steps, rho0, warmup_steps, hold_steps)
     if xp is not math and is_number(step):
         step = as_array(step, xp)  # a number beside arrays
     if xp is not math and is_number(total_steps) and total_steps > _largest(step, xp):
         # Then the integers of the step do not reach the end, and JAX refuses a longer Python one.
         step, total_steps = _as_float(step, dtype, xp), float(total_steps)
-        warmup_steps = float(warmup_steps) if is_number(warmup_steps) else warmup_steps
+        warmup_steps, hold_steps = (
+            float(x) if is_number(x) else x for x in (warmup_steps, hold_steps)
+        )
+    holds = not (is_number(hold_steps) and hold_steps == 0)
     start = warmup_steps if warmup_clock == "hold" else 0
+    start = _later(start, hold_steps, xp) if holds else start
     span = total_steps - start
     n = _clamp(step - start, span, xp)
     left, n = _as_float(span - n, dtype, xp), _as_float(n, dtype, xp)
     span = float(span) if is_number(span) else astype(span, left.dtype, xp)
     rho = _LAWS[law](left, n, span, rho0, xp)
+    if holds:  # a law at n = 0 may differ from rho0 in the last digit
+        rho = _where(step < start, rho0, rho, xp)
     if is_number(warmup_steps) and warmup_steps == 0:
         return rho
-    if xp is math:
-        return rho if step >= warmup_steps else 0.0
-    return xp.where(step >= warmup_steps, rho, xp.zeros_like(rho))
+    return _where(step < warmup_steps, 0.0, rho, xp)
 
 
 # Each law: (S - n, n, S, rho0) -> rho. S - n is formed in integers: it is exact, and 0 at the end.
@@ -223,6 +245,19 @@ def _log1p(x: Scalar, xp: Any) -> Scalar:
 def _clamp(n: Scalar, span: Scalar, xp: Any) -> Scalar:
     """``n`` in [0, span]: a clock that wrapped or ran on must not reach the laws."""
     return min(max(n, 0), span) if xp is math else xp.clip(n, 0, span)
+
+
+def _later(a: Scalar, b: Scalar, xp: Any) -> Scalar:
+    if is_number(a) and is_number(b):
+        return max(a, b)
+    return xp.maximum(*(as_array(x, xp) if is_number(x) else x for x in (a, b)))
+
+
+def _where(condition: Any, value: Scalar, rho: Scalar, xp: Any) -> Scalar:
+    """``value`` where the condition holds, in the dtype and shape of ``rho``."""
+    if xp is math:
+        return value if condition else rho
+    return xp.where(condition, xp.zeros_like(rho) + value, rho)
 
 
 def _largest(n: Scalar, xp: Any) -> int:
@@ -281,21 +316,23 @@ def from_temperature(tau: Callable[[Any], Any]) -> TemperatureSchedule:
 
 
 def resolve_schedule(
-    schedule: Law | Schedule | None = None,
+    schedule: Schedule | None = None,
+    *,
     total_steps: int | None = None,
-    rho0: float = _defaults.RHO0,
-    law: Law = _defaults.LAW,
-    warmup_steps: int = 0,
-    warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
+    rho0: float | None = None,
+    law: Law | None = None,
+    warmup_steps: int | None = None,
+    warmup_clock: WarmupClock | None = None,
+    hold_steps: int | None = None,
 ) -> Schedule:
     """The schedule that the arguments of an optimizer mean; the same checks for every adapter.
 
     Parameters
     ----------
-    schedule : the name of a law, a :class:`CoolingSchedule`, any callable ``step -> rho``, or None.
-    total_steps, rho0, law, warmup_steps, warmup_clock : as in :class:`CoolingSchedule`. Beside a
-        schedule they may be left at their defaults or repeat what it says; total_steps beside a
-        callable says how far that is to be probed.
+    schedule : a :class:`CoolingSchedule`, any callable ``step -> rho``, or None.
+    total_steps, rho0, law, warmup_steps, warmup_clock, hold_steps : as in :class:`CoolingSchedule`,
+        with its defaults for None. Beside a schedule they must not be given, but for total_steps
+        beside a callable, which says how far to probe it.
 
     Returns
     -------
@@ -306,47 +343,39 @@ def resolve_schedule(
     TypeError
         If there is neither a schedule nor total_steps, or something has the wrong type.
     ValueError
-        If a number is out of range, or contradicts the schedule.
+        If a number is out of range, or given beside a schedule.
 
     Examples
     --------
-    >>> resolve_schedule("linear", total_steps=10, rho0=0.5)
-    CoolingSchedule(total_steps=10, rho0=0.5, law='linear', warmup_steps=0, warmup_clock='run')
+    >>> resolve_schedule(total_steps=10, rho0=0.5, law="linear").rho0
+    0.5
+    >>> resolve_schedule(CoolingSchedule(10), rho0=0.5)
+    Traceback (most recent call last):
+        ...
+    ValueError: rho0 must not be given beside a schedule: 0.5
     """
-    if isinstance(schedule, str):
-        if law not in (_defaults.LAW, schedule):
-            raise ValueError(f"law must be that of the schedule, {schedule}: {law!r}")
-        schedule, law = None, _check.one_of("schedule", schedule, get_args(Law))  # type: ignore[assignment]
-    if schedule is None:
-        if total_steps is None:
-            raise TypeError(
-                "total_steps is required: the optimizer steps over which rho cools to 0 "
-                "(or pass a schedule)"
-            )
-        return CoolingSchedule(total_steps, rho0, law, warmup_steps, warmup_clock)
-    given = {
-        "rho0": (rho0, _defaults.RHO0),
-        "law": (law, _defaults.LAW),
-        "warmup_steps": (warmup_steps, 0),
-        "warmup_clock": (warmup_clock, _defaults.WARMUP_CLOCK),
+    settings: dict[str, Any] = {
+        "total_steps": total_steps,
+        "rho0": rho0,
+        "law": law,
+        "warmup_steps": warmup_steps,
+        "warmup_clock": warmup_clock,
+        "hold_steps": hold_steps,
     }
-    if total_steps is not None and _is_checkable(total_steps):
-        _check.whole("total_steps", total_steps, 1)
-    if isinstance(schedule, CoolingSchedule):
-        for name, (value, default) in {"total_steps": (total_steps, None), **given}.items():
-            if _is_checkable(value) and value not in (default, getattr(schedule, name)):
-                raise ValueError(
-                    f"{name} must be that of the schedule, {getattr(schedule, name)}, "
-                    f"or not be given: {value!r}"
-                )
-        return schedule
+    given = {name: value for name, value in settings.items() if value is not None}
+    if schedule is None:
+        return CoolingSchedule(**{"total_steps": None, **given})
     if not callable(schedule):
         raise TypeError(
-            f"schedule must be a law, a CoolingSchedule or a function of the step: {schedule!r}"
+            "schedule must be a CoolingSchedule or a function of the step "
+            f"(law names a law): {schedule!r}"
         )
-    for name, (value, default) in given.items():
-        if not _is_checkable(value) or value != default:
-            raise ValueError(f"{name} must not be given beside a schedule: {value!r}")
+    if total_steps is not None and not isinstance(schedule, CoolingSchedule):
+        del given["total_steps"]
+        if _is_checkable(total_steps):
+            _check.whole("total_steps", total_steps, 1)
+    for name, value in given.items():
+        raise ValueError(f"{name} must not be given beside a schedule: {value!r}")
     return schedule
 
 
@@ -570,7 +599,7 @@ def largest_adiabaticity(schedule: CoolingSchedule) -> float:
 
     Parameters
     ----------
-    schedule : the schedule; it is looked at from the end of its warm-up on.
+    schedule : the schedule, with a total_steps; from where its law begins.
 
     Returns
     -------
@@ -582,11 +611,14 @@ def largest_adiabaticity(schedule: CoolingSchedule) -> float:
     >>> round(largest_adiabaticity(CoolingSchedule(300)), 2)
     0.78
     """
+    if schedule.total_steps is None:
+        return 0.0
     held = schedule.warmup_steps if schedule.warmup_clock == "hold" else 0
-    steps = schedule.total_steps - held
+    start = max(schedule.hold_steps, held)
+    steps = schedule.total_steps - start
     return max(
         float(adiabaticity(cooling_speed(rho, steps, schedule.rho0, schedule.law), rho))
-        for rho in (schedule(schedule.warmup_steps), 0.0)
+        for rho in (schedule(max(schedule.warmup_steps, start)), 0.0)
     )
 
 

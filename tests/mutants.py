@@ -202,12 +202,12 @@ NUMPY = [
         Selection("test_numpy_optimizer.py", "test_the_clock_counts_applied_steps"),
     ),
     Mutant(
-        "clock not carried in a neutral state",
-        "numpy/_neutral.py",
-        "        neutral.clock,\n",
+        "clock not carried in a portable state",
+        "numpy/_portable.py",
+        "        saved.clock,\n",
         "        state.step,\n",
         Selection(
-            "contract/test_neutral.py",
+            "contract/test_state_transfer.py",
             "test_a_run_moves and torch and numpy and float64 and not float32",
         ),
     ),

@@ -34,7 +34,9 @@ def alone(steps, tx=TX):
 def test_chained_after_decayed_weights_it_has_coupled_l2():
     """optax.add_decayed_weights before it is the weight_decay of the oracle."""
     g = np.random.default_rng(1).standard_normal((30, 4))
-    oracle = coolmomentum.numpy.CoolMomentum(lr=0.1, total_steps=20, rho0=0.9, weight_decay=0.3)
+    oracle = coolmomentum.numpy.CoolMomentum(
+        learning_rate=0.1, total_steps=20, rho0=0.9, weight_decay=0.3
+    )
     exact, state = [np.ones(4)], oracle.init([np.ones(4)])
     for row in g:
         exact, state = oracle.step(exact, [row], state)
@@ -60,7 +62,7 @@ def test_clipping_before_it_clips_the_gradient():
 
 def test_partition_walks_each_group_as_alone_and_all_clocks_agree():
     """Two CoolMomentums, each for one parameter, move them as one with their settings does."""
-    other = cool_momentum(0.3, 4, 0.5, schedule="linear")
+    other = cool_momentum(0.3, 4, 0.5, law="linear")
     tx = optax.partition({"x": TX, "y": other}, {"a": "x", "b": "y"})
     params, state = walk(tx, PARAMS, gradients(8))[-1]
     assert same(params["a"], alone(8)[0]["a"])

@@ -105,7 +105,7 @@ def test_the_state_is_found_in_every_wrapper(tx, jit):
 def test_in_float64_the_temperature_is_the_one_of_the_oracle():
     """To rounding, after every step."""
     g = np.random.default_rng(0).standard_normal((12, 2, 5))
-    oracle = coolmomentum.numpy.CoolMomentum(lr=0.1, total_steps=10, rho0=0.9)
+    oracle = coolmomentum.numpy.CoolMomentum(learning_rate=0.1, total_steps=10, rho0=0.9)
     params, exact = [np.ones(5)] * 2, oracle.init([np.ones(5)] * 2)
     states = walk(TX, [jnp.ones(5)] * 2, [list(map(jnp.asarray, pair)) for pair in g])
     for pair, (_, state) in zip(g, states[1:], strict=True):

@@ -144,7 +144,7 @@ def trajectory_of_oracle(optimizer, x, gradients, learning_rates=None):
 def test_a_float64_run_is_the_run_of_the_oracle(law):
     """A hundred steps through the end of the cooling end where the oracle's end, to rounding."""
     gradients = np.random.default_rng(1).standard_normal((100, 5))
-    oracle = coolmomentum.numpy.CoolMomentum(lr=0.1, total_steps=80, rho0=0.95, law=law)
+    oracle = coolmomentum.numpy.CoolMomentum(learning_rate=0.1, total_steps=80, rho0=0.95, law=law)
     x, dx = trajectory_of_oracle(oracle, np.ones(5), gradients)
     params, state = walk(cool_momentum(0.1, 80, 0.95, schedule=law), jnp.ones(5), gradients)[-1]
     # 8 eps a step on displacements below 10, a hundred steps, summed up 20-fold by the momentum
@@ -179,7 +179,7 @@ def test_a_learning_rate_schedule_acts_inside_the_displacement():
 def test_schedules_of_the_user_equal_the_oracle_with_them(schedule):
     """In float64, although int32 / int is float32 in JAX."""
     gradients = np.random.default_rng(3).standard_normal((40, 5))
-    oracle = coolmomentum.numpy.CoolMomentum(lr=0.1, schedule=schedule)
+    oracle = coolmomentum.numpy.CoolMomentum(learning_rate=0.1, schedule=schedule)
     exact = trajectory_of_oracle(oracle, np.ones(5), gradients)
     params, state = walk(cool_momentum(0.1, schedule=schedule), jnp.ones(5), gradients)[-1]
     np.testing.assert_allclose(params, exact[0], rtol=0, atol=1e-13)

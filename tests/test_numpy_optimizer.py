@@ -45,7 +45,7 @@ def test_rational_trajectories(library, dtype, golden):
     """Trajectories A, B, B' and C on every library, within the running bound of its dtype."""
     rho0, lr, wd = (float(x) for x in (golden.rho0, golden.learning_rate, golden.weight_decay))
     schedule = {"total_steps": golden.total_steps, "rho0": rho0, "law": golden.law}
-    optimizer = CoolMomentum(lr=lr, weight_decay=wd, **schedule)
+    optimizer = CoolMomentum(learning_rate=lr, weight_decay=wd, **schedule)
     start = [library.array([1.0], dtype=dtype)]
     positions, state = run(optimizer, start, lambda x, n: x, len(golden.xs))
     bounds = exact.trajectory_bounds(
@@ -92,7 +92,7 @@ def test_the_authors_trajectories(golden):
 def test_temperature_of_the_last_step():
     """The readings are Eq. 22 of the state's displacements, with and without dt**2, pooled."""
     state = State(1, (np.asarray([3.0, 0.0]), np.asarray(4.0)))
-    optimizer = CoolMomentum(lr=0.25, total_steps=9)
+    optimizer = CoolMomentum(learning_rate=0.25, total_steps=9)
     assert float(optimizer.rescaled_temperature(state)) == pytest.approx(25 / 3, rel=2 * U64)
     assert float(optimizer.temperature(state)) == pytest.approx(100 / 3, rel=2 * U64)
 
@@ -120,7 +120,7 @@ def test_the_constant_law_is_momentum_sgd(gradients, momentum, lr):
     In 8 steps each x is a sum of at most 8 * 9 / 2 terms below lr max|g|, each with fewer than 20
     roundings on either side.
     """
-    optimizer = CoolMomentum(lr=lr, total_steps=3, rho0=momentum, law="constant")
+    optimizer = CoolMomentum(learning_rate=lr, total_steps=3, rho0=momentum, law="constant")
     positions, _ = run(optimizer, [np.ones(3)], lambda x, n: gradients[n], 8)
     expected = momentum_sgd(np.ones(3), gradients, lr=lr * (1 + momentum) / 2, momentum=momentum)
     size = 1 + 36 * lr * np.max(np.abs(gradients))
@@ -132,7 +132,7 @@ def test_the_constant_law_is_torch_sgd(options):
     """It walks as torch.optim.SGD does, with coupled weight decay and maximize as well."""
     rng = np.random.default_rng(1)
     gradients = rng.standard_normal((50, 4))
-    optimizer = CoolMomentum(lr=0.1, total_steps=3, rho0=0.9, law="constant", **options)
+    optimizer = CoolMomentum(learning_rate=0.1, total_steps=3, rho0=0.9, law="constant", **options)
     positions, _ = run(optimizer, [np.ones(4)], lambda x, n: gradients[n], 50)
     x = torch.ones(4, dtype=torch.float64, requires_grad=True)
     sgd = torch.optim.SGD([x], lr=0.1 * 1.9 / 2, momentum=0.9, **options)
@@ -145,7 +145,7 @@ def test_the_constant_law_is_torch_sgd(options):
 
 def test_after_the_last_step_it_is_sgd_with_half_the_learning_rate():
     """From step S on rho is 0: dx = -lr / 2 g, whatever the displacement was."""
-    optimizer = CoolMomentum(lr=0.5, total_steps=10)
+    optimizer = CoolMomentum(learning_rate=0.5, total_steps=10)
     state = State(10, (np.asarray([7.0]),))
     (x,), state = optimizer.step([np.asarray([1.0])], [np.asarray([3.0])], state)
     assert (x[0], state.displacements[0][0], state.step) == (0.25, -0.75, 11)
@@ -156,7 +156,7 @@ def test_after_the_last_step_it_is_sgd_with_half_the_learning_rate():
 
 def test_a_parameter_without_a_gradient_is_not_touched():
     """None leaves parameter and displacement as they are, weight decay or not; the clock ticks."""
-    optimizer = CoolMomentum(lr=0.1, total_steps=10, weight_decay=0.5)
+    optimizer = CoolMomentum(learning_rate=0.1, total_steps=10, weight_decay=0.5)
     params = [np.ones(2), np.ones(3)]
     state = State(4, (np.full(2, 0.5), np.full(3, 0.5)))
     (moved, still), after = optimizer.step(params, [np.ones(2), None], state)
@@ -169,7 +169,7 @@ def test_a_parameter_without_a_gradient_is_not_touched():
 @pytest.mark.parametrize("gradients", [[None, None], []])
 def test_the_clock_counts_applied_steps(gradients):
     """A step without any gradient, or without parameters, is none."""
-    optimizer = CoolMomentum(lr=0.1, total_steps=10)
+    optimizer = CoolMomentum(learning_rate=0.1, total_steps=10)
     params = [np.ones(2)] * len(gradients)
     after, state = optimizer.step(params, gradients, optimizer.init(params))
     assert state.step == 0
@@ -182,7 +182,7 @@ def test_rho_follows_the_clock(law, warmup_steps, clock):
     """The step n = 0, 1, ... uses rho of the schedule at n: read before the step is taken."""
     settings = (12, 0.8, law, warmup_steps, clock)
     names = ("total_steps", "rho0", "law", "warmup_steps", "warmup_clock")
-    optimizer = CoolMomentum(lr=1.0, **dict(zip(names, settings, strict=True)))
+    optimizer = CoolMomentum(learning_rate=1.0, **dict(zip(names, settings, strict=True)))
     schedule = CoolingSchedule(*settings)
     x, state = [np.zeros(())], State(0, (np.ones(()),))
     for n in range(15):
@@ -194,7 +194,7 @@ def test_rho_follows_the_clock(law, warmup_steps, clock):
 
 def test_a_schedule_may_be_any_callable():
     """A callable step -> rho stands in for the laws."""
-    optimizer = CoolMomentum(lr=1.0, schedule=lambda n: 0.5 if n < 3 else -0.25)
+    optimizer = CoolMomentum(learning_rate=1.0, schedule=lambda n: 0.5 if n < 3 else -0.25)
     assert [optimizer.rho(State(n, ())) for n in range(5)] == [0.5, 0.5, 0.5, -0.25, -0.25]
 
 
@@ -205,7 +205,7 @@ def test_nothing_passed_in_is_changed():
         x.flags.writeable = False
     x, g, dx = arrays
     for options in ({}, {"weight_decay": 0.1}, {"maximize": True}):
-        optimizer = CoolMomentum(lr=0.1, total_steps=10, **options)
+        optimizer = CoolMomentum(learning_rate=0.1, total_steps=10, **options)
         state = State(2, (dx,))
         (new,), after = optimizer.step([x], [g], state)
         assert not np.shares_memory(new, x)
@@ -216,7 +216,7 @@ def test_nothing_passed_in_is_changed():
 @pytest.mark.parametrize("stop", [0, 1, 7, 19])
 def test_a_pickled_state_resumes_bit_for_bit(library, stop):
     """A run that is saved and resumed at any step is the run that was not."""
-    optimizer = CoolMomentum(lr=0.1, total_steps=15, warmup_steps=3, weight_decay=0.01)
+    optimizer = CoolMomentum(learning_rate=0.1, total_steps=15, warmup_steps=3, weight_decay=0.01)
     start = [library.array([1.0, -2.0], dtype="float32"), library.array(0.5, dtype="float32")]
 
     def gradient(x, n):
@@ -239,7 +239,7 @@ def test_a_pickled_state_resumes_bit_for_bit(library, stop):
 def test_half_precision_parameters_keep_their_dtype(xp, dtype):
     """Parameter and displacement stay in half precision, each step rounded once from float32."""
     half = getattr(xp, dtype)
-    optimizer = CoolMomentum(lr=0.3, total_steps=7)
+    optimizer = CoolMomentum(learning_rate=0.3, total_steps=7)
     params = [xp.asarray([1.0, -0.7, 0.3], dtype=half)]
     state = optimizer.init(params)
     for n in range(5):

@@ -20,7 +20,7 @@ def test_it_reads_the_displacements(every, span, in_place):
     """
     random = np.random.default_rng(0)
     optimizer, thermometer = (
-        CoolMomentum(lr=0.05, total_steps=20, rho0=0.9),
+        CoolMomentum(learning_rate=0.05, total_steps=20, rho0=0.9),
         Thermometer(every, span),
     )
     params = [random.standard_normal(shape) for shape in [(3, 4), ()]]

@@ -91,7 +91,7 @@ def test_wheel_works_with_numpy_alone(empty_python, tmp_path):
     code = (
         "import coolmomentum, coolmomentum.numpy, sys, numpy as np\n"
         "print(coolmomentum.CoolingSchedule(2, 0.75)(1))\n"
-        "o = coolmomentum.numpy.CoolMomentum(lr=0.25, total_steps=2, rho0=0.75)\n"
+        "o = coolmomentum.numpy.CoolMomentum(learning_rate=0.25, total_steps=2, rho0=0.75)\n"
         "x = [np.ones(1)]; s = o.init(x); x, s = o.step(x, x, s); print(x[0][0])\n"
         "from importlib.metadata import version\n"
         "print(version('coolmomentum') == coolmomentum.__version__)"

@@ -689,7 +689,12 @@ BAD_SETTINGS = [
     ({"total_steps": 10.0}, TypeError, "total_steps must be an integer: 10.0"),
     ({"total_steps": "10"}, TypeError, "total_steps must be an integer: '10'"),
     ({"total_steps": True}, TypeError, "total_steps must be an integer: True"),
-    ({"total_steps": None}, TypeError, "total_steps must be an integer: None"),
+    (
+        {"total_steps": None},
+        TypeError,
+        "total_steps is required: the optimizer steps over which rho cools to 0 "
+        "(or pass a schedule)",
+    ),
     ({"rho0": 1.0}, ValueError, "rho0 must be in [0, 1): 1.0"),
     ({"rho0": 1.2}, ValueError, "rho0 must be in [0, 1): 1.2"),
     ({"rho0": -0.1}, ValueError, "rho0 must be in [0, 1): -0.1"),

@@ -10,7 +10,7 @@ except ModuleNotFoundError as error:
         'coolmomentum.jax needs JAX and optax: pip install "coolmomentum[jax]"'
     ) from None
 
-from coolmomentum.jax._neutral import load_neutral_state, neutral_state
+from coolmomentum.jax._portable import export_state, import_state
 from coolmomentum.jax._readings import (
     per_leaf,
     rescaled_temperature,
@@ -34,8 +34,8 @@ __all__ = [
     "ThermometerState",
     "adam_thermometer",
     "cool_momentum",
-    "load_neutral_state",
-    "neutral_state",
+    "export_state",
+    "import_state",
     "per_leaf",
     "read",
     "rescaled_temperature",

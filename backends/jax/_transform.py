@@ -47,11 +47,13 @@ with contextlib.suppress(ValueError):
 def cool_momentum(
     learning_rate: optax.ScalarOrSchedule = _defaults.LEARNING_RATE,
     total_steps: int | jax.Array | None = None,
-    rho0: float | jax.Array = _defaults.RHO0,
+    rho0: float | jax.Array | None = None,
     *,
-    schedule: Law | RhoSchedule = _defaults.LAW,
-    warmup_steps: int | jax.Array = 0,
-    warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
+    law: Law | None = None,
+    warmup_steps: int | jax.Array | None = None,
+    warmup_clock: WarmupClock | None = None,
+    hold_steps: int | jax.Array | None = None,
+    schedule: RhoSchedule | None = None,
     accumulator_dtype: DType | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The CoolMomentum optimizer.
@@ -82,14 +84,16 @@ def cool_momentum(
     learning_rate : base learning rate, the squared time step ``dt**2``, finite and >= 0; a number,
         a scalar array or an optax schedule.
     total_steps : the optimizer steps over which rho cools to 0, an integer >= 1; after them the
-        optimizer is SGD with step ``learning_rate / 2``. Required, unless ``schedule`` is callable.
-    rho0 : initial momentum coefficient in [0, 1).
-    schedule : how rho cools: the name of a law of :class:`coolmomentum.CoolingSchedule` ("paper",
-        "linear", "exponential" or "constant"), or in place of ``total_steps``, ``rho0`` and the
-        warm-up a :class:`coolmomentum.CoolingSchedule` or any callable ``step -> rho`` in [-1, 1).
-        An array is a constant rho; :func:`optax.inject_hyperparams` makes one of a callable.
+        optimizer is SGD with step ``learning_rate / 2``. Required, unless a schedule is given.
+    rho0 : initial momentum coefficient in [0, 1); 0.99 if None.
+    law : "paper" (if None), "linear", "exponential" or "constant", see
+        :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, an integer in [0, total_steps).
     warmup_clock : "run" or "hold", whether the cooling clock runs during the warm-up.
+    hold_steps : steps at the start with rho = rho0, before the law begins, in [0, total_steps).
+    schedule : in place of all these a :class:`coolmomentum.CoolingSchedule` or any callable
+        ``step -> rho`` in [-1, 1). An array is a constant rho; :func:`optax.inject_hyperparams`
+        makes one of a callable.
     accumulator_dtype : floating dtype of the displacements; that of the parameters if None.
 
     Returns
@@ -127,7 +131,15 @@ def cool_momentum(
     """
     if not (callable(learning_rate) or _is_array(learning_rate)):
         _check.non_negative("learning_rate", learning_rate)
-    cooling = _cooling(schedule, total_steps, rho0, warmup_steps, warmup_clock)
+    cooling = _cooling(
+        schedule,
+        total_steps=total_steps,
+        rho0=rho0,
+        law=law,
+        warmup_steps=warmup_steps,
+        warmup_clock=warmup_clock,
+        hold_steps=hold_steps,
+    )
     accumulator = _accumulator_dtype(accumulator_dtype)
 
     def init_fn(params: optax.Params) -> CoolMomentumState:
@@ -165,21 +177,15 @@ def cool_momentum(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _cooling(
-    schedule: Any,
-    total_steps: Scalar,
-    rho0: Scalar,
-    warmup_steps: Scalar,
-    warmup_clock: WarmupClock,
-) -> RhoSchedule:
+def _cooling(schedule: Any, **settings: Any) -> RhoSchedule:
+    rho0, total_steps = settings["rho0"], settings["total_steps"]
+    if _is_array(rho0):  # inject_hyperparams may have made it bfloat16
+        settings["rho0"] = jnp.asarray(rho0, jnp.promote_types(rho0.dtype, jnp.float32))
     if _is_array(schedule):
         cooling: RhoSchedule = schedule
+        resolve_schedule(lambda step: cooling, **settings)  # nothing else may be given
         return cooling
-    if _is_array(rho0):  # inject_hyperparams may have made it bfloat16
-        rho0 = jnp.asarray(rho0, jnp.promote_types(rho0.dtype, jnp.float32))
-    resolved = resolve_schedule(
-        schedule, total_steps, rho0, warmup_steps=warmup_steps, warmup_clock=warmup_clock
-    )
+    resolved = resolve_schedule(schedule, **settings)
     return resolved if isinstance(resolved, CoolingSchedule) else _probed(resolved, total_steps)
 
 

@@ -14,9 +14,9 @@ except ModuleNotFoundError as error:
         ) from None
     raise
 
-from coolmomentum.keras._neutral import load_neutral_state, neutral_state
 from coolmomentum.keras._optimizer import CoolMomentum
+from coolmomentum.keras._portable import export_state, import_state
 from coolmomentum.keras._thermometer import Thermometer
 
-__all__ = ["CoolMomentum", "Thermometer", "load_neutral_state", "neutral_state"]
+__all__ = ["CoolMomentum", "Thermometer", "export_state", "import_state"]
 CoolMomentum.__module__ = __name__  # what a saved model names: not a private module

@@ -59,9 +59,10 @@ class CoolMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras i
     law : "paper", "linear", "exponential" or "constant", see :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, in [0, total_steps).
     warmup_clock : "run" lets the cooling clock run on during the warm-up, "hold" starts it after.
-    schedule : a law, a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in
-        [-1, 1), in place of the five arguments before. A callable gets a Python int, or inside a
-        step a 0-d floating tensor. To be saved it has to be registered with
+    hold_steps : steps at the start with rho = rho0, before the law begins, in [0, total_steps).
+    schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
+        in place of the six arguments before. A callable gets a Python int, or inside a step a 0-d
+        floating tensor. To be saved it has to be registered with
         ``keras.saving.register_keras_serializable``.
     weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, \
 ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : as for every
@@ -96,12 +97,13 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         self,
         learning_rate: Any = _defaults.LEARNING_RATE,
         total_steps: int | None = None,
-        rho0: float = _defaults.RHO0,
+        rho0: float | None = None,
         *,
-        law: Law = _defaults.LAW,
-        warmup_steps: int = 0,
-        warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
-        schedule: Law | Schedule | None = None,
+        law: Law | None = None,
+        warmup_steps: int | None = None,
+        warmup_clock: WarmupClock | None = None,
+        hold_steps: int | None = None,
+        schedule: Schedule | None = None,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
@@ -116,7 +118,15 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
     ) -> None:
         if not callable(learning_rate):
             learning_rate = _check.non_negative("learning_rate", learning_rate)
-        cooling = resolve_schedule(schedule, total_steps, rho0, law, warmup_steps, warmup_clock)
+        cooling = resolve_schedule(
+            schedule,
+            total_steps=total_steps,
+            rho0=rho0,
+            law=law,
+            warmup_steps=warmup_steps,
+            warmup_clock=warmup_clock,
+            hold_steps=hold_steps,
+        )
         if not isinstance(cooling, CoolingSchedule):
             check_schedule(cooling, total_steps or 1)
         super().__init__(

@@ -1,7 +1,7 @@
 """CoolMomentum over any array-API namespace: the reference that the other adapters are held to."""
 
-from coolmomentum.numpy._neutral import load_neutral_state, neutral_state
 from coolmomentum.numpy._optimizer import CoolMomentum, State
+from coolmomentum.numpy._portable import export_state, import_state
 from coolmomentum.numpy._thermometer import Thermometer, ThermometerState
 
 __all__ = [
@@ -9,6 +9,6 @@ __all__ = [
     "State",
     "Thermometer",
     "ThermometerState",
-    "load_neutral_state",
-    "neutral_state",
+    "export_state",
+    "import_state",
 ]

@@ -34,18 +34,20 @@ class CoolMomentum:
     """CoolMomentum for lists of arrays of NumPy or any other array-API namespace.
 
     The optimizer holds the settings, :class:`State` what changes, and nothing passed in is changed.
-    One step with ``n = state.step`` is ``rho = schedule(n)``; ``dx = rho dx - lr (1 + rho) / 2 g``;
+    One step with ``n = state.step`` is ``rho = schedule(n)``;
+    ``dx = rho dx - learning_rate (1 + rho) / 2 g``;
     ``x = x + dx``; ``n = n + 1``.
 
     Parameters
     ----------
-    lr : base learning rate, the squared time step ``dt**2``; finite and >= 0.
-    total_steps, rho0, law, warmup_steps, warmup_clock : the cooling, as in
+    learning_rate : base learning rate, the squared time step ``dt**2``; finite and >= 0.
+    total_steps, rho0, law, warmup_steps, warmup_clock, hold_steps : the cooling, as in
         :class:`coolmomentum.CoolingSchedule`. total_steps is required unless a schedule is given.
-    schedule : a law, a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in
-        [-1, 1), in place of those.
+    schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
+        in place of those.
     weight_decay : coefficient of the L2 term, finite and >= 0; added to the gradient.
-    decoupled_weight_decay : instead, shrink the parameters by ``1 - lr weight_decay`` (as AdamW).
+    decoupled_weight_decay : instead, shrink the parameters by ``1 - learning_rate weight_decay``,
+        as AdamW.
     maximize : go up the gradient.
 
     Raises
@@ -56,7 +58,7 @@ class CoolMomentum:
     Examples
     --------
     >>> import numpy as np
-    >>> optimizer = CoolMomentum(lr=0.25, total_steps=2, rho0=0.75)
+    >>> optimizer = CoolMomentum(learning_rate=0.25, total_steps=2, rho0=0.75)
     >>> params = [np.asarray([1.0])]
     >>> state = optimizer.init(params)
     >>> for _ in range(2):
@@ -68,31 +70,33 @@ class CoolMomentum:
     0.261856079
     """
 
-    lr: float = _defaults.LEARNING_RATE
+    learning_rate: float = _defaults.LEARNING_RATE
     _: KW_ONLY
     total_steps: int | None = None
-    rho0: float = _defaults.RHO0
-    law: Law = _defaults.LAW
-    warmup_steps: int = 0
-    warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK
-    schedule: Law | Schedule | None = None
+    rho0: float | None = None
+    law: Law | None = None
+    warmup_steps: int | None = None
+    warmup_clock: WarmupClock | None = None
+    hold_steps: int | None = None
+    schedule: Schedule | None = None
     weight_decay: float = 0.0
     decoupled_weight_decay: bool = False
     maximize: bool = False
     _schedule: Schedule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check.non_negative("lr", self.lr)
+        _check.non_negative("learning_rate", self.learning_rate)
         _check.non_negative("weight_decay", self.weight_decay)
         _check.flag("decoupled_weight_decay", self.decoupled_weight_decay)
         _check.flag("maximize", self.maximize)
         schedule = resolve_schedule(
             self.schedule,
-            self.total_steps,
-            self.rho0,
-            self.law,
-            self.warmup_steps,
-            self.warmup_clock,
+            total_steps=self.total_steps,
+            rho0=self.rho0,
+            law=self.law,
+            warmup_steps=self.warmup_steps,
+            warmup_clock=self.warmup_clock,
+            hold_steps=self.hold_steps,
         )
         if not isinstance(schedule, CoolingSchedule):
             check_schedule(schedule, self.total_steps or 1)
@@ -157,7 +161,7 @@ class CoolMomentum:
                 x,
                 dx,
                 g,
-                learning_rate=self.lr,
+                learning_rate=self.learning_rate,
                 rho=rho,
                 weight_decay=self.weight_decay,
                 decoupled_weight_decay=self.decoupled_weight_decay,
@@ -180,7 +184,7 @@ class CoolMomentum:
 
     def temperature(self, state: State) -> Array:
         """Temperature of the last step (Eq. 22), all coordinates pooled: a 0-d array."""
-        return temperature(state.displacements, self.lr)
+        return temperature(state.displacements, self.learning_rate)
 
     def rescaled_temperature(self, state: State) -> Array:
         """Mean squared displacement of the last step, ``T dt**2``, pooled: a 0-d array."""

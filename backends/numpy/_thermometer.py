@@ -46,7 +46,7 @@ class Thermometer:
     --------
     >>> import numpy as np
     >>> from coolmomentum.numpy import CoolMomentum, Thermometer
-    >>> optimizer = CoolMomentum(lr=0.1, schedule=lambda step: 0.5)
+    >>> optimizer = CoolMomentum(learning_rate=0.1, schedule=lambda step: 0.5)
     >>> thermometer, random = Thermometer(), np.random.default_rng(0)
     >>> params = [np.zeros(1000)]
     >>> state, seen = optimizer.init(params), thermometer.init(params)
@@ -54,7 +54,7 @@ class Thermometer:
     ...     rho = optimizer.rho(state)
     ...     gradients = [x + random.standard_normal(1000) for x in params]  # of x**2 / 2, and noise
     ...     params, state = optimizer.step(params, gradients, state)
-    ...     seen = thermometer.update(seen, params, rho=rho, learning_rate=optimizer.lr)
+    ...     seen = thermometer.update(seen, params, rho=rho, learning_rate=optimizer.learning_rate)
     >>> reading = thermometer.read(seen)
     >>> round(reading["three_point_temperature"], 3)  # Eq. 19: 0.1 * 1.5 / (4 * 0.5)
     0.075

@@ -9,8 +9,8 @@ except ModuleNotFoundError as error:
         'coolmomentum.torch needs PyTorch: pip install "coolmomentum[torch]"'
     ) from None
 
-from coolmomentum.torch._neutral import load_neutral_state, neutral_state
 from coolmomentum.torch._optimizer import CoolMomentum
+from coolmomentum.torch._portable import export_state, import_state
 from coolmomentum.torch._thermometer import Thermometer
 
-__all__ = ["CoolMomentum", "Thermometer", "load_neutral_state", "neutral_state"]
+__all__ = ["CoolMomentum", "Thermometer", "export_state", "import_state"]

@@ -47,7 +47,7 @@ class Walk(NamedTuple):
 
 def in_numpy(walk):
     """In float64."""
-    optimizer = cool_numpy.CoolMomentum(lr=walk.dt2, schedule=walk.cooling)
+    optimizer = cool_numpy.CoolMomentum(learning_rate=walk.dt2, schedule=walk.cooling)
     thermometer = cool_numpy.Thermometer(walk.every, walk.every)
     params = walk.start
     state, seen = optimizer.init(params), thermometer.init(params)

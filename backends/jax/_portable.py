@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from coolmomentum.checkpoint import NeutralState, unique
 from coolmomentum.jax._readings import states_of
 from coolmomentum.jax._transform import CoolMomentumState, walks
+from coolmomentum.portable import PortableState, unique
 from coolmomentum.schedules import CoolingSchedule
 
 
-def neutral_state(
+def export_state(
     opt_state: optax.OptState, learning_rate: optax.ScalarOrSchedule, schedule: CoolingSchedule
-) -> NeutralState:
+) -> PortableState:
     """The state in a form that every adapter reads.
 
     A parameter is named by its path in the tree: ``{"dense": {"kernel": ...}}`` has a
@@ -40,15 +40,15 @@ def neutral_state(
     --------
     >>> import jax.numpy as jnp
     >>> from coolmomentum import CoolingSchedule
-    >>> from coolmomentum.jax import cool_momentum, load_neutral_state, neutral_state
+    >>> from coolmomentum.jax import cool_momentum, import_state, export_state
     >>> cooling = CoolingSchedule(total_steps=2, rho0=0.75)
     >>> tx = cool_momentum(0.25, schedule=cooling)
     >>> params = {"layer": {"w": jnp.array([1.0])}}
     >>> _, opt_state = tx.update(params, tx.init(params))
-    >>> neutral = neutral_state(opt_state, 0.25, cooling)
-    >>> neutral.clock, neutral.displacements
+    >>> saved = export_state(opt_state, 0.25, cooling)
+    >>> saved.clock, saved.displacements
     (1, {'layer.w': array([-0.21875], dtype=float32)})
-    >>> load_neutral_state(tx.init(params), neutral)
+    >>> import_state(tx.init(params), saved)
     CoolMomentumState(count=Array(1, dtype=int32), displacement={'layer': {'w': Array([-0.21875]...
     """
     found = states_of(opt_state)
@@ -56,7 +56,7 @@ def neutral_state(
     if len(clocks) > 1:
         raise ValueError(f"the CoolMomentum states in opt_state must have one clock: {clocks}")
     (clock,) = clocks
-    return NeutralState(
+    return PortableState(
         clock=clock,
         cooling=schedule,
         learning_rate=_at(learning_rate, clock),
@@ -65,7 +65,7 @@ def neutral_state(
     )
 
 
-def load_neutral_state(opt_state: optax.OptState, neutral: NeutralState) -> optax.OptState:
+def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptState:
     """A state that goes on where another run stood, of whatever adapter.
 
     Clock and displacements of every CoolMomentum state in it are replaced. The state of other
@@ -75,8 +75,8 @@ def load_neutral_state(opt_state: optax.OptState, neutral: NeutralState) -> opta
     Parameters
     ----------
     opt_state : a state for the parameters, say ``tx.init(params)``, of an optimizer with
-        ``schedule=neutral.cooling``, which it does not know and therefore cannot check.
-    neutral : the other state, its parameters named by their paths as in :func:`neutral_state`.
+        ``schedule=saved.cooling``, which it does not know and therefore cannot check.
+    saved : the other state, its parameters named by their paths as in :func:`export_state`.
 
     Returns
     -------
@@ -88,16 +88,14 @@ def load_neutral_state(opt_state: optax.OptState, neutral: NeutralState) -> opta
         If there is no CoolMomentum state in ``opt_state``, or names or shapes differ.
     """
     shapes = {name: dx.shape for name, dx in _named(states_of(opt_state)).items()}
-    loaded = neutral.displacements_for(shapes)
+    loaded = saved.displacements_for(shapes)
 
     def replaced(node: Any) -> Any:
         if not isinstance(node, CoolMomentumState):
             return node
         leaves, structure = jax.tree.flatten_with_path(node.displacement)
         new = [_like(dx, loaded[_name(path)]) if walks(dx) else dx for path, dx in leaves]
-        return CoolMomentumState(
-            _like(node.count, neutral.clock), jax.tree.unflatten(structure, new)
-        )
+        return CoolMomentumState(_like(node.count, saved.clock), jax.tree.unflatten(structure, new))
 
     return jax.tree.map(replaced, opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
 

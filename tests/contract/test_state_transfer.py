@@ -1,4 +1,4 @@
-"""Runs that move between adapters as neutral states, against a reference that never stopped."""
+"""Runs that move between adapters as portable states, against a reference that never stopped."""
 
 import os
 import re
@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bounds import FORMATS
-from carriers import carrier, renamed
 from drivers import DRIVERS
 from pair import Pair, draw
+from state_transfer import renamed, transfer
 
-from coolmomentum import CoolingSchedule, checkpoint
+from coolmomentum import CoolingSchedule, portable
 
 OWN, DTYPES = DRIVERS, ("float64", "float32", "bfloat16")
 if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.py
@@ -31,11 +31,11 @@ KERAS = [
     for name in OWN
     if OWN is not DRIVERS and COMPILED in name and re.search("float32|bfloat16", name)
 ]
-CARRIERS = {name: carrier(name, (OWN | DRIVERS)[name]) for name in NAMES + KERAS}
+TRANSFERS = {name: transfer(name, (OWN | DRIVERS)[name]) for name in NAMES + KERAS}
 PAIRS = [
     (source, target)
-    for source in CARRIERS
-    for target in CARRIERS
+    for source in TRANSFERS
+    for target in TRANSFERS
     if OWN is DRIVERS or source in OWN or target in OWN
 ]
 SHAPES = ((3, 4), (), (0,), (17,))
@@ -51,7 +51,7 @@ def test_a_run_moves_and_goes_on(source, target, tmp_path):
     The bounds are those of bounds.py, step by step with the precision in use; where the run moves
     into a narrower dtype, parameters and displacements are rounded once more.
     """
-    source, target = CARRIERS[source], CARRIERS[target]
+    source, target = TRANSFERS[source], TRANSFERS[target]
     pair = Pair(source.driver, COOLING, LR, DECAY, shapes=SHAPES)
     narrow = min(source.driver.dtype, target.driver.dtype, key=lambda name: FORMATS[name].digits)
     pair.dtype = narrow  # of the gradients
@@ -62,10 +62,10 @@ def test_a_run_moves_and_goes_on(source, target, tmp_path):
     pair.step(4)
     pair.check()
 
-    checkpoint.save_file(source.leave(pair.run), tmp_path / "run.safetensors")
-    neutral = checkpoint.load_file(tmp_path / "run.safetensors")
-    assert (neutral.cooling, neutral.learning_rate) == (COOLING, LR / 2)
-    pair.run = target.arrive(pair.run.params(), neutral, DECAY)
+    portable.save_file(source.export(pair.run), tmp_path / "run.safetensors")
+    saved = portable.load_file(tmp_path / "run.safetensors")
+    assert (saved.cooling, saved.learning_rate) == (COOLING, LR / 2)
+    pair.run = target.resume(pair.run.params(), saved, DECAY)
     pair.dtype, pair.precision = target.driver.dtype, target.driver.precision
     u = FORMATS[pair.dtype].u
     state = zip(pair.bounds, pair.oracle.xs, pair.oracle.state.displacements, strict=True)
@@ -87,15 +87,15 @@ def test_a_run_moves_and_goes_on(source, target, tmp_path):
     "name", [name for name in OWN if not re.search("jax, eager|compiled|graph|xla", name)]
 )
 def test_a_path_reads_its_own_state_bit_for_bit(name, tmp_path):
-    """A run of any path and dtype that is carried to another of its kind is the same run."""
-    carried = carrier(name, OWN[name])
-    dtype = carried.driver.dtype
-    run = carried.driver.make(draw(0, dtype, SHAPES), LR, COOLING, DECAY)
+    """A run of any path and dtype that is transfers to another of its kind is the same run."""
+    transfers = transfer(name, OWN[name])
+    dtype = transfers.driver.dtype
+    run = transfers.driver.make(draw(0, dtype, SHAPES), LR, COOLING, DECAY)
     for seed in range(1, 4):
         run.step(draw(seed, dtype, SHAPES))
-    checkpoint.save_file(carried.leave(run), tmp_path / "run.safetensors")
-    neutral = checkpoint.load_file(tmp_path / "run.safetensors")
-    other = carried.arrive(run.params(), neutral, DECAY)
+    portable.save_file(transfers.export(run), tmp_path / "run.safetensors")
+    saved = portable.load_file(tmp_path / "run.safetensors")
+    other = transfers.resume(run.params(), saved, DECAY)
     # A sum that the step has made goes with the step, and is made in another order anew: two sums
     # of at most 30 positive numbers in float32.
     same(run, other, reading=2 * 30 * 2.0**-24 if "one pass" in name else 0.0)
@@ -105,7 +105,7 @@ def test_a_path_reads_its_own_state_bit_for_bit(name, tmp_path):
     same(run, other)
 
 
-@pytest.mark.parametrize("name", [name for name in CARRIERS if name in OWN])
+@pytest.mark.parametrize("name", [name for name in TRANSFERS if name in OWN])
 @pytest.mark.parametrize(
     ("message", "change"),
     [
@@ -118,16 +118,16 @@ def test_a_path_reads_its_own_state_bit_for_bit(name, tmp_path):
 )
 def test_a_state_of_another_run_is_refused(name, message, change):
     """Other names, shapes and coolings are named, and nothing has been changed."""
-    carried = CARRIERS[name]
-    start, gradients = (draw(seed, carried.driver.dtype, SHAPES) for seed in range(2))
-    run, witness = (carried.driver.make(start, LR, COOLING, 0.0) for _ in range(2))
+    transfers = TRANSFERS[name]
+    start, gradients = (draw(seed, transfers.driver.dtype, SHAPES) for seed in range(2))
+    run, witness = (transfers.driver.make(start, LR, COOLING, 0.0) for _ in range(2))
     run.step(gradients)
     witness.step(gradients)
-    wrong = change(carried.leave(run))
+    wrong = change(transfers.export(run))
     if "cool" in message and name.startswith("jax"):
         return  # its state does not know how it cools
     with pytest.raises(ValueError, match=re.escape(message)):
-        carried.enter(run, wrong)
+        transfers.load(run, wrong)
     same(run, witness)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coolmomentum.checkpoint import NeutralState, carried, unique
+from coolmomentum.portable import PortableState, require_serialisable, unique
 from coolmomentum.schedules import CoolingSchedule, Schedule
 from coolmomentum.torch._clock import place_clock
 from coolmomentum.torch._optimizer import CoolMomentum
@@ -17,7 +17,7 @@ NamedParameters = Iterable[tuple[str, Tensor]]
 T = TypeVar("T")
 
 
-def neutral_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> NeutralState:
+def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> PortableState:
     """The state in a form that every adapter reads.
 
     Parameters
@@ -36,24 +36,26 @@ def neutral_state(optimizer: CoolMomentum, named_parameters: NamedParameters) ->
     Examples
     --------
     >>> import torch
-    >>> from coolmomentum.torch import CoolMomentum, load_neutral_state, neutral_state
+    >>> from coolmomentum.torch import CoolMomentum, import_state, export_state
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> optimizer = CoolMomentum(model.parameters(), lr=0.25, total_steps=2, rho0=0.75)
     >>> model(torch.ones(1)).backward()
     >>> optimizer.step()
-    >>> neutral = neutral_state(optimizer, model.named_parameters())
-    >>> neutral.clock, neutral.displacements
+    >>> saved = export_state(optimizer, model.named_parameters())
+    >>> saved.clock, saved.displacements
     (1, {'weight': array([[-0.21875]], dtype=float32)})
-    >>> again = CoolMomentum(model.parameters(), neutral.learning_rate, schedule=neutral.cooling)
-    >>> load_neutral_state(again, model.named_parameters(), neutral)
+    >>> again = CoolMomentum(model.parameters(), saved.learning_rate, schedule=saved.cooling)
+    >>> import_state(again, model.named_parameters(), saved)
     >>> again.temperature() == optimizer.temperature()
     tensor(True)
     """
     named = _named(optimizer, named_parameters)
     groups = optimizer.param_groups
-    return NeutralState(
+    return PortableState(
         clock=_one_for_all("step", [int(group["step"]) for group in groups]),
-        cooling=_one_for_all("the cooling", [carried(_cooling(group)) for group in groups]),
+        cooling=_one_for_all(
+            "the cooling", [require_serialisable(_cooling(group)) for group in groups]
+        ),
         learning_rate=_one_for_all("lr", [float(group["lr"]) for group in groups]),
         last_learning_rate=_one_for_all("last_lr", [float(group["last_lr"]) for group in groups]),
         displacements={
@@ -65,17 +67,17 @@ def neutral_state(optimizer: CoolMomentum, named_parameters: NamedParameters) ->
     )
 
 
-def load_neutral_state(
-    optimizer: CoolMomentum, named_parameters: NamedParameters, neutral: NeutralState
+def import_state(
+    optimizer: CoolMomentum, named_parameters: NamedParameters, saved: PortableState
 ) -> None:
     """Go on where another run stood, of whatever adapter.
 
     Parameters
     ----------
-    optimizer : one that cools as that run did, ``CoolMomentum(..., schedule=neutral.cooling)``. Its
+    optimizer : one that cools as that run did, ``CoolMomentum(..., schedule=saved.cooling)``. Its
         own learning rate and other settings stay.
-    named_parameters : as in :func:`neutral_state`, with the names that are in the other state.
-    neutral : the other state.
+    named_parameters : as in :func:`export_state`, with the names that are in the other state.
+    saved : the other state.
 
     Raises
     ------
@@ -86,13 +88,13 @@ def load_neutral_state(
     named = _named(optimizer, named_parameters)
     shapes = {name: tuple(param.shape) for name, (param, _) in named.items()}
     for group in optimizer.param_groups:
-        loaded = neutral.displacements_for(shapes, _cooling(group))
+        loaded = saved.displacements_for(shapes, _cooling(group))
     for name, (param, group) in named.items():
         displacement = at_rest(param, group)
         optimizer.state[param]["displacement"] = displacement.copy_(torch.from_numpy(loaded[name]))
     for group in optimizer.param_groups:
-        group["step"] = torch.tensor(neutral.clock, dtype=torch.int64)
-        group["last_lr"] = neutral.last_learning_rate
+        group["step"] = torch.tensor(saved.clock, dtype=torch.int64)
+        group["last_lr"] = saved.last_learning_rate
         place_clock(group)
 
 
@@ -129,7 +131,7 @@ def _cooling(group: Group) -> Schedule:
 def _one_for_all(name: str, values: list[T]) -> T:
     first, *others = values
     if any(other != first for other in others):
-        raise ValueError(f"{name} must be that of all parameter groups to be carried: {values}")
+        raise ValueError(f"{name} must be that of all parameter groups to be exported: {values}")
     return first
 
 

@@ -1,7 +1,7 @@
 """The state of a run in no framework's terms: one adapter writes it and another reads it.
 
-Each adapter has ``neutral_state``, which makes a :class:`NeutralState` of its own state, and
-``load_neutral_state``, which does the opposite. Files are safetensors files.
+Each adapter has ``export_state``, which makes a :class:`PortableState` of its own state, and
+``import_state``, which does the opposite. Files are safetensors files.
 """
 
 import json
@@ -16,13 +16,13 @@ import numpy as np
 from coolmomentum import _check
 from coolmomentum.schedules import CoolingSchedule, Schedule
 
-__all__ = ["NeutralState", "load_file", "save_file"]
+__all__ = ["PortableState", "load_file", "save_file"]
 
 FORMAT, VERSION = "coolmomentum", 1
 
 
 @dataclass(frozen=True, eq=False)
-class NeutralState:
+class PortableState:
     """What a run needs to go on: its clock, how it cools, its learning rate, its displacements.
 
     The parameters are not in it: they are the model's, and saved as the framework saves them.
@@ -48,7 +48,7 @@ class NeutralState:
     >>> import numpy as np
     >>> from coolmomentum import CoolingSchedule
     >>> cooling = CoolingSchedule(total_steps=100, rho0=0.9)
-    >>> state = NeutralState(3, cooling, 0.1, 0.1, {"w": np.zeros((2, 3), np.float16)})
+    >>> state = PortableState(3, cooling, 0.1, 0.1, {"w": np.zeros((2, 3), np.float16)})
     >>> state.displacements["w"].dtype
     dtype('float32')
     """
@@ -64,7 +64,7 @@ class NeutralState:
             "clock": _check.whole("clock", self.clock, 0),
             # Once more, because a schedule may be made of arrays.
             "cooling": CoolingSchedule(
-                **{k: _plain(v) for k, v in asdict(carried(self.cooling)).items()}
+                **{k: _plain(v) for k, v in asdict(require_serialisable(self.cooling)).items()}
             ),
             "learning_rate": _check.non_negative("learning_rate", self.learning_rate),
             "last_learning_rate": _check.non_negative(
@@ -96,7 +96,7 @@ class NeutralState:
 
         Examples
         --------
-        >>> state = NeutralState(3, CoolingSchedule(100), 0.1, 0.1, {"w": np.zeros(3)})
+        >>> state = PortableState(3, CoolingSchedule(100), 0.1, 0.1, {"w": np.zeros(3)})
         >>> state.displacements_for({"weight": (3,)})
         Traceback (most recent call last):
             ...
@@ -125,12 +125,12 @@ class NeutralState:
         return {name: self.displacements[name] for name in shapes}
 
 
-def save_file(state: NeutralState, path: str | PathLike[str]) -> None:
+def save_file(state: PortableState, path: str | PathLike[str]) -> None:
     """Write a state to a safetensors file: the displacements as tensors, the rest as metadata.
 
     Parameters
     ----------
-    state : from ``neutral_state`` of an adapter.
+    state : from ``export_state`` of an adapter.
     path : of the file, which is overwritten.
 
     Raises
@@ -140,7 +140,7 @@ def save_file(state: NeutralState, path: str | PathLike[str]) -> None:
 
     Examples
     --------
-    >>> state = NeutralState(3, CoolingSchedule(100), 0.1, 0.1, {"w": np.arange(3.0)})
+    >>> state = PortableState(3, CoolingSchedule(100), 0.1, 0.1, {"w": np.arange(3.0)})
     >>> save_file(state, getfixture("tmp_path") / "state.safetensors")
     >>> load_file(getfixture("tmp_path") / "state.safetensors").clock
     3
@@ -156,7 +156,7 @@ def save_file(state: NeutralState, path: str | PathLike[str]) -> None:
     numpy.save_file(dict(state.displacements), str(Path(path)), header | metadata)
 
 
-def load_file(path: str | PathLike[str]) -> NeutralState:
+def load_file(path: str | PathLike[str]) -> PortableState:
     """Read a state that :func:`save_file` wrote, bit for bit.
 
     Parameters
@@ -180,18 +180,18 @@ def load_file(path: str | PathLike[str]) -> NeutralState:
         displacements = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     rest = {
         field.name: json.loads(metadata[field.name])
-        for field in fields(NeutralState)
+        for field in fields(PortableState)
         if field.name != "displacements"
     }
     rest["cooling"] = CoolingSchedule(**rest["cooling"])
-    return NeutralState(**rest, displacements=displacements)
+    return PortableState(**rest, displacements=displacements)
 
 
-def carried(schedule: Schedule) -> CoolingSchedule:
+def require_serialisable(schedule: Schedule) -> CoolingSchedule:
     """``schedule`` if a file can hold it, else ``TypeError``; for the adapters."""
     if not isinstance(schedule, CoolingSchedule):
         raise TypeError(
-            "schedule must be a CoolingSchedule to be carried, not a function of the step: "
+            "schedule must be a CoolingSchedule to be exported, not a function of the step: "
             f"{schedule!r}"
         )
     return schedule
@@ -228,6 +228,6 @@ def _import_safetensors() -> Any:
         if error.name != "safetensors":
             raise
         raise ImportError(
-            'neutral states are saved by safetensors: pip install "coolmomentum[safetensors]"'
+            'portable states are saved by safetensors: pip install "coolmomentum[safetensors]"'
         ) from None
     return safetensors

@@ -4,11 +4,11 @@ from typing import Any
 
 from keras import ops
 
-from coolmomentum.checkpoint import NeutralState, carried, unique
 from coolmomentum.keras._optimizer import CoolMomentum
+from coolmomentum.portable import PortableState, require_serialisable, unique
 
 
-def neutral_state(optimizer: CoolMomentum) -> NeutralState:
+def export_state(optimizer: CoolMomentum) -> PortableState:
     """The state in a form that every adapter reads.
 
     A parameter is named by the path of its variable, as ``"dense/kernel"``. The learning rate is
@@ -29,16 +29,16 @@ def neutral_state(optimizer: CoolMomentum) -> NeutralState:
     Examples
     --------
     >>> import keras
-    >>> from coolmomentum.keras import CoolMomentum, load_neutral_state, neutral_state
+    >>> from coolmomentum.keras import CoolMomentum, import_state, export_state
     >>> x = keras.Variable([1.0], name="x")
     >>> optimizer = CoolMomentum(learning_rate=0.25, total_steps=2, rho0=0.75)
     >>> optimizer.apply([x.value + 0], [x])
-    >>> neutral = neutral_state(optimizer)
-    >>> neutral.clock, neutral.displacements
+    >>> saved = export_state(optimizer)
+    >>> saved.clock, saved.displacements
     (1, {'x': array([-0.21875], dtype=float32)})
-    >>> again = CoolMomentum(neutral.learning_rate, schedule=neutral.cooling)
+    >>> again = CoolMomentum(saved.learning_rate, schedule=saved.cooling)
     >>> again.build([x])
-    >>> load_neutral_state(again, neutral)
+    >>> import_state(again, saved)
     >>> again.temperature() == optimizer.temperature()
     True
     """
@@ -49,23 +49,23 @@ def neutral_state(optimizer: CoolMomentum) -> NeutralState:
             "gradients must not be accumulating when the state is taken: "
             f"{steps % _microbatches(optimizer)} of {_microbatches(optimizer)} microbatches"
         )
-    return NeutralState(
+    return PortableState(
         clock=int(ops.convert_to_numpy(optimizer.iterations)),
-        cooling=carried(optimizer.schedule),
+        cooling=require_serialisable(optimizer.schedule),
         learning_rate=float(ops.convert_to_numpy(optimizer.learning_rate)),
         last_learning_rate=float(ops.convert_to_numpy(optimizer._last_learning_rate())),
         displacements={name: ops.convert_to_numpy(dx) for name, dx in displacements.items()},
     )
 
 
-def load_neutral_state(optimizer: CoolMomentum, neutral: NeutralState) -> None:
+def import_state(optimizer: CoolMomentum, saved: PortableState) -> None:
     """Go on where another run stood, of whatever adapter.
 
     Parameters
     ----------
-    optimizer : one that cools as that run did, ``CoolMomentum(schedule=neutral.cooling)``, and was
+    optimizer : one that cools as that run did, ``CoolMomentum(schedule=saved.cooling)``, and was
         built: ``optimizer.build(model.trainable_variables)``.
-    neutral : the other state, its parameters named by the paths of the variables.
+    saved : the other state, its parameters named by the paths of the variables.
 
     Raises
     ------
@@ -75,8 +75,8 @@ def load_neutral_state(optimizer: CoolMomentum, neutral: NeutralState) -> None:
     """
     displacements = _named(optimizer)
     shapes = {name: tuple(dx.shape) for name, dx in displacements.items()}
-    loaded = neutral.displacements_for(shapes, optimizer.schedule)
-    optimizer._iterations.assign(neutral.clock * _microbatches(optimizer))
+    loaded = saved.displacements_for(shapes, optimizer.schedule)
+    optimizer._iterations.assign(saved.clock * _microbatches(optimizer))
     for name, dx in displacements.items():
         dx.assign(ops.convert_to_tensor(loaded[name], dtype=dx.dtype))
 

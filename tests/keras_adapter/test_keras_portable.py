@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from coolmomentum import CoolingSchedule
-from coolmomentum.keras import CoolMomentum, load_neutral_state, neutral_state
+from coolmomentum.keras import CoolMomentum, export_state, import_state
 
 COOLING = CoolingSchedule(9, 0.9)
 
@@ -21,25 +21,25 @@ def stepped(steps, x, **settings):
 
 
 def test_the_clock_counts_steps_not_microbatches():
-    """With accumulated gradients the neutral clock is that of the applied steps, both ways."""
+    """With accumulated gradients the saved clock is that of the applied steps, both ways."""
     x = keras.Variable(np.ones(2), name="x")
     optimizer = stepped(4, x, gradient_accumulation_steps=2)
-    neutral = neutral_state(optimizer)
-    assert neutral.clock == 2
+    saved = export_state(optimizer)
+    assert saved.clock == 2
     again = stepped(0, x, gradient_accumulation_steps=3)
-    load_neutral_state(again, neutral)
+    import_state(again, saved)
     assert int(again.iterations) == 2
     assert again.rho == optimizer.rho
     with pytest.raises(ValueError, match="accumulating when the state is taken: 1 of 2"):
-        neutral_state(stepped(3, x, gradient_accumulation_steps=2))
+        export_state(stepped(3, x, gradient_accumulation_steps=2))
 
 
 def test_a_learning_rate_schedule_is_read_at_the_clock():
     """The learning rate of the next step, and that of the last."""
     x = keras.Variable(np.ones(2), name="x")
     halving = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
-    neutral = neutral_state(stepped(2, x, learning_rate=halving))
-    assert (neutral.learning_rate, neutral.last_learning_rate) == (1 / 8, 1 / 4)
+    saved = export_state(stepped(2, x, learning_rate=halving))
+    assert (saved.learning_rate, saved.last_learning_rate) == (1 / 8, 1 / 4)
 
 
 def test_names_are_the_paths_of_the_model():
@@ -47,7 +47,7 @@ def test_names_are_the_paths_of_the_model():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
     optimizer = CoolMomentum(schedule=COOLING)
     optimizer.build(model.trainable_variables)
-    displacements = neutral_state(optimizer).displacements
+    displacements = export_state(optimizer).displacements
     assert list(displacements) == [variable.path for variable in model.trainable_variables]
     assert [dx.shape for dx in displacements.values()] == [(3, 2), (2,)]
 
@@ -57,10 +57,10 @@ def test_half_precision_comes_back_bit_for_bit(dtype):
     """As float32, which holds it exactly."""
     x = keras.Variable(np.linspace(-1, 1, 7), dtype=dtype, name="x")
     optimizer = stepped(2, x)
-    neutral = neutral_state(optimizer)
-    assert neutral.displacements["x"].dtype == np.float32
+    saved = export_state(optimizer)
+    assert saved.displacements["x"].dtype == np.float32
     again = stepped(0, x)
-    load_neutral_state(again, neutral)
+    import_state(again, saved)
     ours, theirs = (
         ops.convert_to_numpy(ops.cast(o._displacements[0], "float32")) for o in (again, optimizer)
     )
@@ -70,11 +70,11 @@ def test_half_precision_comes_back_bit_for_bit(dtype):
 def test_what_cannot_be_carried_is_refused():
     """An optimizer that was not built, a function of the step, two variables of one path."""
     with pytest.raises(ValueError, match=r"the optimizer must be built: optimizer\.build"):
-        neutral_state(CoolMomentum(schedule=COOLING))
+        export_state(CoolMomentum(schedule=COOLING))
     x = keras.Variable(np.ones(2), name="x")
     with pytest.raises(TypeError, match="schedule must be a CoolingSchedule to be carried"):
-        neutral_state(stepped(1, x, schedule=lambda step: 0.5 + 0 * step))
+        export_state(stepped(1, x, schedule=lambda step: 0.5 + 0 * step))
     optimizer = CoolMomentum(schedule=COOLING)
     optimizer.build([x, keras.Variable(np.ones(3), name="x")])
     with pytest.raises(ValueError, match="names of parameters must differ: 'x' twice"):
-        neutral_state(optimizer)
+        export_state(optimizer)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from coolmomentum.checkpoint import NeutralState, carried, unique
 from coolmomentum.numpy._optimizer import CoolMomentum, State
+from coolmomentum.portable import PortableState, require_serialisable, unique
 
 
-def neutral_state(optimizer: CoolMomentum, state: State, names: Sequence[str]) -> NeutralState:
+def export_state(optimizer: CoolMomentum, state: State, names: Sequence[str]) -> PortableState:
     """The state in a form that every adapter reads.
 
     Parameters
@@ -27,28 +27,28 @@ def neutral_state(optimizer: CoolMomentum, state: State, names: Sequence[str]) -
     Examples
     --------
     >>> import numpy as np
-    >>> from coolmomentum.numpy import CoolMomentum, load_neutral_state, neutral_state
-    >>> optimizer = CoolMomentum(lr=0.25, total_steps=2, rho0=0.75)
+    >>> from coolmomentum.numpy import CoolMomentum, import_state, export_state
+    >>> optimizer = CoolMomentum(learning_rate=0.25, total_steps=2, rho0=0.75)
     >>> params = [np.asarray([1.0])]
     >>> params, state = optimizer.step(params, params, optimizer.init(params))
-    >>> neutral = neutral_state(optimizer, state, ["x"])
-    >>> neutral.clock, neutral.displacements
+    >>> saved = export_state(optimizer, state, ["x"])
+    >>> saved.clock, saved.displacements
     (1, {'x': array([-0.21875])})
-    >>> load_neutral_state(optimizer, optimizer.init(params), ["x"], neutral) == state
+    >>> import_state(optimizer, optimizer.init(params), ["x"], saved) == state
     True
     """
     named = zip(_names(state, names), state.displacements, strict=True)
-    return NeutralState(
+    return PortableState(
         clock=state.step,
-        cooling=carried(optimizer._schedule),
-        learning_rate=optimizer.lr,
-        last_learning_rate=optimizer.lr,
+        cooling=require_serialisable(optimizer._schedule),
+        learning_rate=optimizer.learning_rate,
+        last_learning_rate=optimizer.learning_rate,
         displacements={name: np.asarray(dx) for name, dx in named},
     )
 
 
-def load_neutral_state(
-    optimizer: CoolMomentum, state: State, names: Sequence[str], neutral: NeutralState
+def import_state(
+    optimizer: CoolMomentum, state: State, names: Sequence[str], saved: PortableState
 ) -> State:
     """A state that goes on where another run stood, of whatever adapter.
 
@@ -57,7 +57,7 @@ def load_neutral_state(
     optimizer : one that cools as that run did.
     state : a state for the parameters, say ``optimizer.init(params)``.
     names : of the parameters, in their order, as they are in the other state.
-    neutral : the other state.
+    saved : the other state.
 
     Returns
     -------
@@ -70,9 +70,9 @@ def load_neutral_state(
     """
     named = dict(zip(_names(state, names), state.displacements, strict=True))
     shapes = {name: tuple(dx.shape) for name, dx in named.items()}
-    loaded = neutral.displacements_for(shapes, optimizer._schedule)
+    loaded = saved.displacements_for(shapes, optimizer._schedule)
     return State(
-        neutral.clock,
+        saved.clock,
         tuple(
             array_namespace(dx).asarray(loaded[name], dtype=dx.dtype, device=device(dx))
             for name, dx in named.items()

@@ -16,7 +16,7 @@ from coolmomentum import CoolingSchedule
 from coolmomentum import jax as cool_jax
 from coolmomentum import numpy as cool_numpy
 from coolmomentum import torch as cool_torch
-from coolmomentum.checkpoint import NeutralState, load_file, save_file
+from coolmomentum.portable import PortableState, load_file, save_file
 
 COOLING = CoolingSchedule(total_steps=9, rho0=0.9, law="linear", warmup_steps=2)
 
@@ -24,7 +24,7 @@ COOLING = CoolingSchedule(total_steps=9, rho0=0.9, law="linear", warmup_steps=2)
 def state(**changes):
     """A good one but for the changes."""
     good = {"clock": 3, "cooling": COOLING, "learning_rate": 0.1, "last_learning_rate": 0.3}
-    return NeutralState(**good | {"displacements": {"w": np.arange(6.0).reshape(2, 3)}} | changes)
+    return PortableState(**good | {"displacements": {"w": np.arange(6.0).reshape(2, 3)}} | changes)
 
 
 # --- the state and its file ---------------------------------------------------------------------
@@ -143,9 +143,9 @@ def test_numpy_wants_a_name_for_each_parameter():
     optimizer = cool_numpy.CoolMomentum(schedule=COOLING)
     at_rest = optimizer.init([np.zeros(2), np.zeros(3)])
     with pytest.raises(ValueError, match="names must be one for each of 2"):
-        cool_numpy.neutral_state(optimizer, at_rest, ["w"])
+        cool_numpy.export_state(optimizer, at_rest, ["w"])
     with pytest.raises(ValueError, match="names of parameters must differ: 'w' twice"):
-        cool_numpy.neutral_state(optimizer, at_rest, ["w", "w"])
+        cool_numpy.export_state(optimizer, at_rest, ["w", "w"])
 
 
 # --- PyTorch ------------------------------------------------------------------------------------
@@ -164,16 +164,16 @@ def torch_optimizer(params, **settings):
 @pytest.mark.parametrize(
     ("one", "message"),
     [
-        ({"lr": 0.5}, r"lr must be that of all parameter groups to be carried: \[0.01, 0.5\]"),
-        ({"total_steps": 20}, "the cooling must be that of all parameter groups to be carried"),
+        ({"lr": 0.5}, r"lr must be that of all parameter groups to be exported: \[0.01, 0.5\]"),
+        ({"total_steps": 20}, "the cooling must be that of all parameter groups to be exported"),
     ],
 )
 def test_torch_groups_that_differ_are_refused(one, message):
-    """One learning rate and one cooling can be carried."""
+    """One learning rate and one cooling can be exported."""
     w, b = (torch.zeros(2, requires_grad=True) for _ in "wb")
     optimizer = torch_optimizer([{"params": [w]}, {"params": [b], **one}])
     with pytest.raises(ValueError, match=message):
-        cool_torch.neutral_state(optimizer, [("w", w), ("b", b)])
+        cool_torch.export_state(optimizer, [("w", w), ("b", b)])
 
 
 def test_torch_parameters_without_a_name_are_refused():
@@ -181,23 +181,21 @@ def test_torch_parameters_without_a_name_are_refused():
     w, b, other = (torch.zeros(2, requires_grad=True) for _ in range(3))
     optimizer = torch_optimizer([w, b])
     with pytest.raises(ValueError, match=r"one of shape \(2,\) has no name"):
-        cool_torch.neutral_state(optimizer, [("w", w), ("other", other)])
+        cool_torch.export_state(optimizer, [("w", w), ("other", other)])
     with pytest.raises(ValueError, match="'w' twice"):
-        cool_torch.neutral_state(optimizer, [("w", w), ("w", b)])
-    neutral = cool_torch.neutral_state(optimizer, [("w", w), ("b", b), ("other", other)])
-    assert set(neutral.displacements) == {"w", "b"}
+        cool_torch.export_state(optimizer, [("w", w), ("w", b)])
+    saved = cool_torch.export_state(optimizer, [("w", w), ("b", b), ("other", other)])
+    assert set(saved.displacements) == {"w", "b"}
 
 
 def test_torch_functions_of_the_step_are_refused():
     """Both ways."""
     w = torch.zeros(2, requires_grad=True)
     optimizer = torch_optimizer([w], schedule=lambda step: 0.5)
-    with pytest.raises(TypeError, match="schedule must be a CoolingSchedule to be carried"):
-        cool_torch.neutral_state(optimizer, [("w", w)])
+    with pytest.raises(TypeError, match="schedule must be a CoolingSchedule to be exported"):
+        cool_torch.export_state(optimizer, [("w", w)])
     with pytest.raises(ValueError, match="the optimizer must cool as the run did"):
-        cool_torch.load_neutral_state(
-            optimizer, [("w", w)], state(displacements={"w": np.zeros(2)})
-        )
+        cool_torch.import_state(optimizer, [("w", w)], state(displacements={"w": np.zeros(2)}))
 
 
 def test_torch_sharded_parameters_are_refused():
@@ -212,14 +210,14 @@ def test_torch_sharded_parameters_are_refused():
     w = Sharded(torch.zeros(2))
     optimizer = cool_torch.CoolMomentum([w], schedule=COOLING)
     with pytest.raises(ValueError, match="parameters must be whole, and 'w' is sharded"):
-        cool_torch.neutral_state(optimizer, [("w", w)])
+        cool_torch.export_state(optimizer, [("w", w)])
 
 
 def test_torch_frozen_parameters_are_at_rest():
-    """A parameter that has not met a gradient is carried as zeros of its shape."""
+    """A parameter that has not met a gradient is exported as zeros of its shape."""
     w, frozen = torch.zeros(2, requires_grad=True), torch.zeros(3)
-    neutral = cool_torch.neutral_state(torch_optimizer([w, frozen]), [("w", w), ("frozen", frozen)])
-    np.testing.assert_array_equal(neutral.displacements["frozen"], np.zeros(3))
+    saved = cool_torch.export_state(torch_optimizer([w, frozen]), [("w", w), ("frozen", frozen)])
+    np.testing.assert_array_equal(saved.displacements["frozen"], np.zeros(3))
 
 
 def test_torch_keeps_the_layout_and_the_last_learning_rate():
@@ -227,10 +225,10 @@ def test_torch_keeps_the_layout_and_the_last_learning_rate():
     w = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
     optimizer = torch_optimizer([w])
     optimizer.param_groups[0]["lr"] = 0.5  # a scheduler does so after the step
-    neutral = cool_torch.neutral_state(optimizer, [("w", w)])
-    assert (neutral.learning_rate, neutral.last_learning_rate) == (0.5, 0.01)
+    saved = cool_torch.export_state(optimizer, [("w", w)])
+    assert (saved.learning_rate, saved.last_learning_rate) == (0.5, 0.01)
     again = cool_torch.CoolMomentum([w], lr=0.5, schedule=COOLING)
-    cool_torch.load_neutral_state(again, [("w", w)], neutral)
+    cool_torch.import_state(again, [("w", w)], saved)
     assert again.state[w]["displacement"].stride() == w.stride()
     assert again.temperature() == optimizer.temperature()
 
@@ -239,13 +237,13 @@ def test_torch_and_jax_exchange_bfloat16():
     """Parameters in bfloat16 have the same displacements on both sides, to the last bit."""
     w = torch.linspace(-1, 1, 7).bfloat16().requires_grad_()
     optimizer = torch_optimizer([w])
-    neutral = cool_torch.neutral_state(optimizer, [("w", w)])
+    saved = cool_torch.export_state(optimizer, [("w", w)])
     tx = cool_jax.cool_momentum(0.01, schedule=COOLING)
-    opt_state = cool_jax.load_neutral_state(tx.init({"w": jnp.zeros(7, jnp.bfloat16)}), neutral)
+    opt_state = cool_jax.import_state(tx.init({"w": jnp.zeros(7, jnp.bfloat16)}), saved)
     assert opt_state.displacement["w"].dtype == jnp.bfloat16
     back = cool_torch.CoolMomentum([w], schedule=COOLING)
-    neutral = cool_jax.neutral_state(opt_state, 0.01, COOLING)
-    cool_torch.load_neutral_state(back, [("w", w)], neutral)
+    saved = cool_jax.export_state(opt_state, 0.01, COOLING)
+    cool_torch.import_state(back, [("w", w)], saved)
     assert back.state[w]["displacement"].dtype == torch.bfloat16
     assert torch.equal(back.state[w]["displacement"], optimizer.state[w]["displacement"])
 
@@ -256,11 +254,11 @@ def test_torch_and_jax_exchange_bfloat16():
 def test_jax_names_are_the_paths_of_the_tree():
     """Through dicts, lists and dataclasses; the same name twice is refused."""
     params = {"a": [jnp.zeros(2), {"b": jnp.zeros(())}], "count": jnp.zeros((), jnp.int32)}
-    neutral = cool_jax.neutral_state(cool_jax.cool_momentum(0.1, 9).init(params), 0.1, COOLING)
-    assert list(neutral.displacements) == ["a.0", "a.1.b"]  # integers do not move
+    saved = cool_jax.export_state(cool_jax.cool_momentum(0.1, 9).init(params), 0.1, COOLING)
+    assert list(saved.displacements) == ["a.0", "a.1.b"]  # integers do not move
     opt_state = cool_jax.cool_momentum(0.1, 9).init({"a": {"b": 0.0}, "a.b": 0.0})
     with pytest.raises(ValueError, match=r"names of parameters must differ: 'a\.b' twice"):
-        cool_jax.neutral_state(opt_state, 0.1, COOLING)
+        cool_jax.export_state(opt_state, 0.1, COOLING)
 
 
 def test_jax_groups_are_carried_as_one_run():
@@ -271,14 +269,14 @@ def test_jax_groups_are_carried_as_one_run():
         {name: name for name in params},
     )
     _, opt_state = tx.update(params, tx.init(params), params)
-    neutral = cool_jax.neutral_state(opt_state, 0.1, COOLING)
-    assert (neutral.clock, set(neutral.displacements)) == (1, {"w", "b"})
-    again = cool_jax.load_neutral_state(tx.init(params), neutral)
+    saved = cool_jax.export_state(opt_state, 0.1, COOLING)
+    assert (saved.clock, set(saved.displacements)) == (1, {"w", "b"})
+    again = cool_jax.import_state(tx.init(params), saved)
     assert jax.tree.structure(again) == jax.tree.structure(opt_state)
     jax.tree.map(np.testing.assert_array_equal, again, opt_state)
     two_clocks = (opt_state, tx.init(params))
     with pytest.raises(ValueError, match=r"must have one clock: \[0, 1\]"):
-        cool_jax.neutral_state(two_clocks, 0.1, COOLING)
+        cool_jax.export_state(two_clocks, 0.1, COOLING)
 
 
 def test_jax_learning_rate_schedules_are_read_at_the_clock():
@@ -287,8 +285,8 @@ def test_jax_learning_rate_schedules_are_read_at_the_clock():
     opt_state = tx.init(jnp.zeros(2))
     for _ in range(3):
         _, opt_state = tx.update(jnp.ones(2), opt_state)
-    neutral = cool_jax.neutral_state(opt_state, lambda count: 1.0 / (count + 1), COOLING)
-    assert (neutral.learning_rate, neutral.last_learning_rate) == (1 / 4, 1 / 3)
+    saved = cool_jax.export_state(opt_state, lambda count: 1.0 / (count + 1), COOLING)
+    assert (saved.learning_rate, saved.last_learning_rate) == (1 / 4, 1 / 3)
 
 
 def test_jax_does_not_compile_anew_for_a_loaded_state():
@@ -296,13 +294,13 @@ def test_jax_does_not_compile_anew_for_a_loaded_state():
     tx = cool_jax.cool_momentum(0.1, schedule=COOLING)
     compiled = jax.jit(tx.update)
     _, opt_state = compiled(jnp.ones(2), tx.init(jnp.zeros(2)))
-    neutral = cool_jax.neutral_state(opt_state, 0.1, COOLING)
-    compiled(jnp.ones(2), cool_jax.load_neutral_state(tx.init(jnp.zeros(2)), neutral))
+    saved = cool_jax.export_state(opt_state, 0.1, COOLING)
+    compiled(jnp.ones(2), cool_jax.import_state(tx.init(jnp.zeros(2)), saved))
     assert compiled._cache_size() == 1
 
 
 def test_jax_functions_of_the_step_are_refused():
     """A file can hold a CoolingSchedule only."""
     opt_state = cool_jax.cool_momentum(0.1, 9).init(jnp.zeros(2))
-    with pytest.raises(TypeError, match="schedule must be a CoolingSchedule to be carried"):
-        cool_jax.neutral_state(opt_state, 0.1, lambda step: 0.5)
+    with pytest.raises(TypeError, match="schedule must be a CoolingSchedule to be exported"):
+        cool_jax.export_state(opt_state, 0.1, lambda step: 0.5)
