@@ -322,14 +322,14 @@ TORCH_MUTANTS = [
     Mutant(
         "clock not loaded",
         "torch/_optimizer.py",
-        '                group["step"] = torch.as_tensor(group["step"], dtype=torch.int64)\n',
-        '                group["step"] = own["step"]\n',
+        '                group["cooling_step"] = torch.as_tensor(group["cooling_step"], dtype=torch.int64)\n',
+        '                group["cooling_step"] = own["cooling_step"]\n',
         contract(RELOADED, TORCH),
     ),
     Mutant(
         "temperature with the learning rate of now, not of the last step",
         "torch/_optimizer.py",
-        '        return [scalar(group["last_lr"])',
+        '        return [scalar(group["cooling_lr"])',
         '        return [scalar(group["lr"])',
         Selection("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
@@ -350,7 +350,7 @@ TORCH_MUTANTS = [
     Mutant(
         "rho in float32 in a capturable step",
         "torch/_clock.py",
-        '    dtype = torch.float32 if group["step"].device.type == "mps" else torch.float64',
+        '    dtype = torch.float32 if group["cooling_step"].device.type == "mps" else torch.float64',
         "    dtype = torch.float32",
         contract(LAWS, "torch capturable float64"),
     ),

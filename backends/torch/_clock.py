@@ -23,7 +23,7 @@ def _on_device(group: Group) -> bool:
     return (
         torch.compiler.is_compiling()
         or bool(group["capturable"])
-        or type(group["step"]) is not Tensor
+        or type(group["cooling_step"]) is not Tensor
     )
 
 
@@ -31,24 +31,37 @@ def place_clock(group: Group) -> None:
     """Put the clock where the step wants it, and rho and the last learning rate beside it."""
     param = next(iter(group["params"]), None)
     if group["capturable"] and param is not None and not param.is_meta:
-        group["step"] = group["step"].to(param.device)
+        group["cooling_step"] = group["cooling_step"].to(param.device)
     else:
-        group["step"] = group["step"].cpu()
-    rho, lr = _next_rho(group), group["last_lr"]
+        group["cooling_step"] = group["cooling_step"].cpu()
+    rho, lr = next_rho(group), group["cooling_lr"]
     if group["capturable"]:
-        rho, lr = (torch.as_tensor(x, device=group["step"].device) for x in (rho, lr))
-    group["rho"] = _shown("rho", rho)
-    group["last_lr"] = _shown("last_lr", lr)
+        device = group["cooling_step"].device
+        rho, lr = (torch.as_tensor(x, dtype=_dtype(device), device=device) for x in (rho, lr))
+    group["cooling_rho"] = _shown("cooling_rho", rho)
+    group["cooling_lr"] = _shown("cooling_lr", lr)
 
 
-def tick(group: Group, lr: Number) -> None:
-    """Advance the clock; ``group["rho"]`` becomes that of the next step."""
+def tick(group: Group, lr: Number) -> bool:
+    """Advance the clock; ``group["cooling_rho"]`` becomes that of the next step.
+
+    Gives back whether the clock is known to be more than 5 % past the end of the cooling.
+    """
+    past_end = False
     if _on_device(group):
-        group["step"].add_(1)
+        group["cooling_step"].add_(1)
     else:  # the same in a third of the time
-        group["step"].fill_(int(group["step"]) + 1)
-    _show(group, "rho", _next_rho(group))
-    _show(group, "last_lr", lr)
+        step = int(group["cooling_step"]) + 1
+        group["cooling_step"].fill_(step)
+        past_end = _cools(group) and step > 1.05 * group["total_steps"]
+    _show(group, "cooling_rho", next_rho(group))
+    _show(group, "cooling_lr", lr)
+    return past_end
+
+
+def _cools(group: Group) -> bool:
+    """Whether rho is known to come to 0 at total_steps."""
+    return group["schedule"] is None and group["law"] != "constant"
 
 
 def _show(group: Group, name: str, value: Number) -> None:
@@ -68,13 +81,13 @@ def _shown(name: str, value: Number) -> Number:
     if not isinstance(value, Tensor):
         return value
     value = value.detach().clone()
-    if name == "rho" or value.device.type == "mps":
+    if name == "cooling_rho" or value.device.type == "mps":
         return value.reshape(()).float()
     # With one dimension: torch.compile loses changes of 0-d float64 tensors on the CPU.
     return value.reshape(1).double()
 
 
-def _next_rho(group: Group) -> Number:
+def next_rho(group: Group) -> Number:
     """As :func:`_rho`, but NaN where a schedule of the user fails.
 
     It may end with the run. If there is a next step, that will fail, before anything has changed.
@@ -90,19 +103,24 @@ def _next_rho(group: Group) -> Number:
 def _rho(group: Group) -> Number:
     """The momentum coefficient of the next step: a float, or a 0-d tensor beside the clock."""
     on_device = _on_device(group)
-    step = group["step"] if on_device else int(group["step"])
+    step = group["cooling_step"] if on_device else int(group["cooling_step"])
     cooling = [group[name] for name in COOLING]
     if not on_device:
         if group["schedule"] is None:
             return _cooled_rho(step, *cooling)
         return _check.half_open(f"schedule({step})", group["schedule"](step), low=-1)
-    # float64 also for float32 parameters: a 0-d tensor does not promote them. MPS has none.
-    dtype = torch.float32 if group["step"].device.type == "mps" else torch.float64
+    # float64 also for float32 parameters: a 0-d tensor does not promote them.
+    dtype = _dtype(group["cooling_step"].device)
     if group["schedule"] is not None:
         rho = group["schedule"](step)
-        return torch.as_tensor(rho, dtype=dtype, device=group["step"].device)
+        return torch.as_tensor(rho, dtype=dtype, device=group["cooling_step"].device)
     cooled: Tensor = cooled_rho(step, *cooling, dtype=dtype, xp=xp)
     return cooled
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    """The precision of coefficients that are tensors; MPS has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @lru_cache  # each is asked for twice, to be shown after a step and by the next, and by every group

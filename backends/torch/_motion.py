@@ -29,7 +29,7 @@ def motion_of(optimizer: Optimizer, group: Group) -> Motion:
     """
     lr = scalar(group["lr"])
     if _steps_as(optimizer, CoolMomentum):
-        return Motion(group["rho"], lr)
+        return Motion(group["cooling_rho"], lr)
     if _steps_as(optimizer, SGD) and not group["nesterov"]:
         momentum = group["momentum"]
         return _motion(lr * (1 - group["dampening"]) if momentum else lr, momentum)
@@ -112,7 +112,10 @@ def shrinkage(optimizer: Optimizer, group: Group) -> Number:
 
 def clock_of(optimizer: Optimizer) -> int | None:
     """The clock of CoolMomentum where reading it does not wait, else None."""
-    if isinstance(optimizer, CoolMomentum) and (clock := optimizer.param_groups[0]["step"]).is_cpu:
+    if (
+        isinstance(optimizer, CoolMomentum)
+        and (clock := optimizer.param_groups[0]["cooling_step"]).is_cpu
+    ):
         return int(clock)
     return None
 

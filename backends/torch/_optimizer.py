@@ -1,6 +1,7 @@
 """CoolMomentum as a torch optimizer: parameter groups, the step, checkpoints, temperature."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from coolmomentum import _defaults
+from coolmomentum import _check, _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
 from coolmomentum.temperature import DisplacementSum, coordinates
-from coolmomentum.torch._clock import place_clock, scalar, step_of, tick
+from coolmomentum.torch._clock import next_rho, place_clock, scalar, step_of, tick
 from coolmomentum.torch._paths import (
     Number,
     Plan,
@@ -29,7 +30,9 @@ from coolmomentum.torch._settings import (
     at_rest,
     check_fused,
     checked,
+    checked_cooling,
     displacement_dtype,
+    plain,
 )
 from coolmomentum.torch._thermometry import (
     known_squares,
@@ -58,14 +61,16 @@ class CoolMomentum(Optimizer):
     lr : base learning rate, the squared time step ``dt**2``: a finite number >= 0 or a 1-element
         tensor of one.
     total_steps : optimizer steps (not microbatches) over which rho cools to 0; required unless a
-        schedule is given.
-    rho0 : initial momentum coefficient, in [0, 1).
-    law : "paper", "linear", "exponential" or "constant", see :class:`coolmomentum.CoolingSchedule`.
+        schedule is given or the law is "constant".
+    rho0 : initial momentum coefficient, in [0, 1); 0.99 if None.
+    law : "paper" (if None), "linear", "exponential" or "constant", see
+        :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, in [0, total_steps).
-    warmup_clock : "run" lets the cooling clock run on during the warm-up, "hold" starts it after.
-    schedule : a law, a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in
-        [-1, 1), in place of the five arguments before. A callable gets a Python int, or a 0-d
-        integer tensor in compiled and capturable steps, and is not part of the checkpoint.
+    warmup_clock : "run" (if None) lets the cooling run on during the warm-up, "hold" starts it after.
+    hold_steps : steps at the start with rho = rho0, before the law begins, in [0, total_steps).
+    schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
+        in place of the six arguments before. A callable gets a Python int, or a 0-d integer tensor
+        in compiled and capturable steps, and is not part of the checkpoint.
     weight_decay : coefficient of the L2 term added to the gradient, finite and >= 0.
     decoupled_weight_decay : shrink the parameters by ``1 - lr weight_decay`` instead (as AdamW).
     maximize : go up the gradient.
@@ -95,11 +100,18 @@ class CoolMomentum(Optimizer):
     RuntimeError
         If foreach, fused and differentiable contradict each other.
 
+    Warns
+    -----
+    UserWarning
+        Once, when the clock runs more than 5 % past total_steps in eager steps.
+
     Notes
     -----
-    ``param_groups[i]["rho"]`` is the coefficient that the next step will use and
-    ``param_groups[i]["step"]`` the clock, a 0-d int64 tensor; both are there to be read. No key is
-    called momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``.
+    Beside its settings a parameter group holds, to be read, ``"cooling_step"``, the clock (a 0-d
+    int64 tensor), ``"cooling_rho"``, the coefficient of the next step, ``"cooling_lr"``, the
+    learning rate of the last step, and ``"cooling_idle"``, the indices of the parameters that the
+    last step did not move. Settings that you edit there are checked before the next step. No key is called
+    momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``.
 
     Examples
     --------
@@ -111,7 +123,7 @@ class CoolMomentum(Optimizer):
     ...     optimizer.zero_grad()
     ...     (x**2 / 2).sum().backward()
     ...     optimizer.step()
-    >>> x.item(), optimizer.param_groups[0]["rho"], optimizer.temperature().item()
+    >>> x.item(), optimizer.rho, optimizer.temperature().item()
     (0.525390625, 0.0, 0.261856079...)
     """
 
@@ -121,11 +133,12 @@ class CoolMomentum(Optimizer):
         lr: float | Tensor = _defaults.LEARNING_RATE,
         *,
         total_steps: int | None = None,
-        rho0: float = _defaults.RHO0,
-        law: Law = _defaults.LAW,
-        warmup_steps: int = 0,
-        warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
-        schedule: Law | Schedule | None = None,
+        rho0: float | None = None,
+        law: Law | None = None,
+        warmup_steps: int | None = None,
+        warmup_clock: WarmupClock | None = None,
+        hold_steps: int | None = None,
+        schedule: Schedule | None = None,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
@@ -143,6 +156,7 @@ class CoolMomentum(Optimizer):
             "law": law,
             "warmup_steps": warmup_steps,
             "warmup_clock": warmup_clock,
+            "hold_steps": hold_steps,
             "schedule": schedule,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
@@ -176,17 +190,91 @@ class CoolMomentum(Optimizer):
             As the constructor; the optimizer is then as it was.
         """
         if isinstance(param_group, dict):
-            param_group = param_group | checked(param_group, self.defaults)
+            # The clock of a group that comes from another optimizer is not that of this run.
+            own = {name: x for name, x in param_group.items() if name not in _PUBLISHED}
+            param_group = own | checked(own, self.defaults)
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        clocks = [other["step"] for other in self.param_groups if "step" in other]
-        at_rest = torch.zeros((), dtype=torch.int64, device="cpu")
-        group["step"] = clocks[0].clone() if clocks else at_rest
-        group["last_lr"] = 1.0  # none yet; a displacement of 0 is cold by any but 0
+        clocks = [other["cooling_step"] for other in self.param_groups if "cooling_step" in other]
+        clocks += self.__dict__.get("_clocks", [])  # of groups that were taken out
+        clock = clocks[0] if clocks else torch.zeros((), dtype=torch.int64, device="cpu")
+        self._publish(self.param_groups[-1], clock.clone())
+        self._note_settings(len(self.param_groups) - 1)
+
+    def _publish(self, group: Group, clock: Tensor) -> None:
+        """Let a group begin at a clock, with what is to be read beside it."""
+        group["cooling_step"] = clock
+        group["cooling_lr"] = 1.0  # none yet; a displacement of 0 is cold by any but 0
+        group["cooling_idle"] = ()
         place_clock(group)
+        self.__dict__["_clocks"] = [group["cooling_step"]]  # survives param_groups.clear()
+
+    def extend(self, total_steps: int) -> None:
+        """Cool over another number of steps from now on: "train longer".
+
+        rho is then where a run of ``total_steps`` would have it at this step. So it may rise.
+
+        Parameters
+        ----------
+        total_steps : of the whole run, those that were taken included; for all parameter groups.
+
+        Raises
+        ------
+        TypeError
+            If it is not an integer, or a group follows a schedule of your own.
+        ValueError
+            If more steps than that were taken, or a group holds or warms up for as long.
+        RuntimeError
+            If the step is capturable: a captured graph does not see the change.
+
+        Examples
+        --------
+        >>> x = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = CoolMomentum([x], total_steps=2, rho0=0.75, law="linear")
+        >>> for _ in range(2):
+        ...     (x**2 / 2).sum().backward()
+        ...     optimizer.step()
+        >>> optimizer.rho
+        0.0
+        >>> optimizer.extend(total_steps=4)
+        >>> optimizer.rho
+        0.6
+        """
+        total_steps = _check.whole("total_steps", total_steps, 1)
+        extended = []
+        for group in self.param_groups:
+            if group["schedule"] is not None:
+                raise TypeError(
+                    "extend is for a run that cools by total_steps, not by a schedule of your own: "
+                    f"{group['schedule']!r}"
+                )
+            if group["capturable"]:
+                raise RuntimeError(
+                    "extend is not for capturable=True, as a captured graph would not see it: "
+                    'set group["total_steps"] and capture the step anew'
+                )
+            if (taken := int(group["cooling_step"])) > total_steps:
+                raise ValueError(f"total_steps must be >= the {taken} steps taken: {total_steps}")
+            extended.append(checked_cooling(group | {"total_steps": total_steps}))
+        for group, cooling in zip(self.param_groups, extended, strict=True):
+            group.update(cooling)
+            place_clock(group)
+        if self.defaults["total_steps"] is not None:
+            self.defaults["total_steps"] = total_steps
+
+    @property
+    def rho(self) -> float | list[float]:
+        """Momentum coefficient of the next step; a list with that of each group if they differ.
+
+        NaN where a schedule of your own fails. On an accelerator (capturable) reading it waits.
+        """
+        self._check_groups()
+        rhos = [float(next_rho(group)) for group in self.param_groups]
+        return rhos[0] if len(set(rhos)) == 1 else rhos
 
     def state_dict(self) -> dict[str, Any]:
         """The checkpoint: clock, settings and displacements, without schedule callables.
+
+        NumPy numbers become Python's.
 
         Returns
         -------
@@ -195,7 +283,8 @@ class CoolMomentum(Optimizer):
 
         def without_callables(_: Optimizer, packed: dict[str, Any]) -> None:
             for group in packed["param_groups"]:
-                group["schedule"] = None
+                group.update(plain(group))
+                group["schedule"] = group["schedule"] and _OWN_SCHEDULE
 
         # As a hook, so that those of the user see what is saved, and may make of it what they like.
         hook = self.register_state_dict_post_hook(without_callables, prepend=True)
@@ -214,32 +303,45 @@ class CoolMomentum(Optimizer):
 
         Raises
         ------
-        ValueError
-            If the parameter groups do not match. Nothing has been changed then.
+        TypeError, ValueError
+            If it is the checkpoint of another optimizer, parameter groups or shapes do not match,
+            or a setting is out of range. Nothing has been changed then.
+
+        Warns
+        -----
+        UserWarning
+            Once, with all settings of the cooling that are not the constructor's.
         """
         before = [dict(group) for group in self.param_groups]
         seen: dict[str, Any] = {}
 
+        def check(_: Optimizer, loaded: dict[str, Any]) -> None:
+            seen.update(loaded)
+            if len(loaded["param_groups"]) != len(before):
+                return  # torch refuses it
+            seen["groups"] = [
+                _continued(own, saved)
+                for own, saved in zip(before, loaded["param_groups"], strict=True)
+            ]
+            self._check_loaded_shapes(loaded)
+
         def restore(_: Optimizer) -> None:
-            groups = zip(self.param_groups, seen["param_groups"], before, strict=True)
-            for group, saved, own in groups:
-                kept = (own.keys() - saved.keys()) | {"schedule"}  # say, flags of later versions
-                if saved.get("total_steps") is None:  # of a run that followed a callable
-                    kept |= COOLING.keys()
-                group.update({name: own[name] for name in sorted(kept)})
-                group["step"] = torch.as_tensor(group["step"], dtype=torch.int64)
-                place_clock(group)
+            groups = zip(self.param_groups, seen["param_groups"], seen["groups"], strict=True)
+            for group, saved, continued in groups:
+                group.update(continued)
                 for param, key in zip(group["params"], saved["params"], strict=True):
                     # torch has cast it to the dtype of the parameter, which may be narrower.
                     if "displacement" in seen["state"].get(key, {}):
                         self.state[param]["displacement"] = seen["state"][key]["displacement"].to(
                             device=param.device, dtype=displacement_dtype(param, group)
                         )
+                place_clock(group)
+            self.__dict__["_clocks"] = [group["cooling_step"] for group in self.param_groups[:1]]
 
         # As hooks, because the hooks of the user before them may change what is loaded, and those
         # after them may look at it.
         hooks = (
-            self.register_load_state_dict_pre_hook(lambda _, loaded: seen.update(loaded)),
+            self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(restore, prepend=True),
         )
         try:
@@ -247,6 +349,41 @@ class CoolMomentum(Optimizer):
         finally:
             for hook in hooks:
                 hook.remove()
+        for own, saved in zip(before, seen["param_groups"], strict=True):
+            if message := _difference(own, saved):
+                warnings.warn(message, stacklevel=2)
+                break
+
+    def _check_loaded_shapes(self, loaded: dict[str, Any]) -> None:
+        """Refuse displacements of another shape than their parameter."""
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            for param, key in zip(group["params"], saved["params"], strict=False):
+                state = loaded["state"].get(key, {})
+                if "displacement" in state:
+                    self._check_shape(param, "displacement", state["displacement"], param.shape)
+
+    def _check_shape(self, param: Tensor, name: str, value: Any, shape: torch.Size) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"the {name} of parameter {self._label(param)!r} must be a tensor: {value!r}"
+            )
+        if value.shape != shape:
+            raise ValueError(
+                f"the {name} of parameter {self._label(param)!r} must have its shape, "
+                f"{tuple(shape)}: {tuple(value.shape)}"
+            )
+
+    def _label(self, param: Tensor) -> str | int:
+        """The name of a parameter where it is known, else its place in the optimizer."""
+        return next(label for label, other in self._labelled() if other is param)
+
+    def _labelled(self) -> Iterable[tuple[str | int, Tensor]]:
+        place = 0
+        for group in self.param_groups:
+            names = group.get("param_names", ())
+            for i, param in enumerate(group["params"]):
+                yield (names[i] if i < len(names) else place), param
+                place += 1
 
     # --- the step -------------------------------------------------------------------------------
 
@@ -278,6 +415,7 @@ class CoolMomentum(Optimizer):
         return loss
 
     def _step(self) -> None:
+        self._check_groups()
         work = []
         for group in self.param_groups:
             params: list[Tensor] = []
@@ -285,10 +423,13 @@ class CoolMomentum(Optimizer):
             displacements: list[Tensor] = []
             self._init_group(group, params, grads, displacements)
             work.append((group, Tensors(params, grads, displacements)))
-        if not any(tensors.params for _, tensors in work):
+        if not any([tensors.params for _, tensors in work]) and self._has_parameters():
             return
-        steps = [step_of(group) for group in self.param_groups]  # all, before anything changes
-        for index, ((group, tensors), step) in enumerate(zip(work, steps, strict=True)):
+        # All that may fail comes before anything has changed.
+        steps = [step_of(group) for group in self.param_groups]
+        ways = [self._ways(i, tensors, group) for i, (group, tensors) in enumerate(work)]
+        past_end = False
+        for (group, tensors), step, (here, way) in zip(work, steps, ways, strict=True):
             if (scale := getattr(self, "grad_scale", None)) is not None:
                 for grad in tensors.grads:
                     local(grad).div_(scale.reshape(()).to(grad.device))
@@ -297,19 +438,84 @@ class CoolMomentum(Optimizer):
                     moved = differentiable_step(param, grad, displacement, step)
                     self.state[param]["displacement"] = moved
             else:
-                here = tensors.here()
                 known_squares.forget(here.displacements)
-                take_step(here, step, self._ways(index, here, group))
-            tick(group, step.lr)
+                take_step(here, step, way)
+            if group["cooling_idle"] or len(tensors.params) != len(group["params"]):
+                group["cooling_idle"] = tuple(
+                    [i for i, param in enumerate(group["params"]) if param.grad is None]
+                )
+            past_end |= tick(group, step.lr)
+        if past_end:
+            self._warn_of_the_end()
 
-    def _ways(self, index: int, tensors: Tensors, group: Group) -> Ways:
-        """The paths of a group, by the plan of its last step if that still fits."""
+    def _has_parameters(self) -> bool:
+        """False in a process that has none, as under ZeroRedundancyOptimizer; its clock runs on."""
+        return any([group["params"] for group in self.param_groups])
+
+    def _check_groups(self) -> None:
+        """Check what was edited by hand since the last step, as the constructor checks it."""
         if torch.compiler.is_compiling():
-            return sort_out(tensors, group)
+            return
+        known = self.__dict__.get("_known", {})
+        for index, group in enumerate(self.param_groups):
+            settings = [group.get(name) for name in _CHECKED]
+            if known.get(index) == settings and type(group.get("cooling_step")) is Tensor:
+                continue
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+            if index in known and group["schedule"] not in (None, known[index][0]):
+                group.update(dict.fromkeys(COOLING))  # a new schedule replaces the numbers
+            group.update(checked_cooling(group))
+            if not isinstance(group.get("cooling_step"), Tensor):
+                clock = _check.whole("cooling_step", group.get("cooling_step", 0), 0)
+                lr, idle = group.get("cooling_lr", 1.0), group.get("cooling_idle", ())
+                self._publish(group, torch.tensor(clock, dtype=torch.int64, device="cpu"))
+                group.update(cooling_lr=lr, cooling_idle=idle)
+            self._note_settings(index)
+
+    def _note_settings(self, index: int) -> None:
+        known = self.__dict__.setdefault("_known", {})  # not in a copy or pickle
+        known[index] = [self.param_groups[index][name] for name in _CHECKED]
+
+    def _warn_of_the_end(self) -> None:
+        if not self.__dict__.get("_has_warned"):
+            self.__dict__["_has_warned"] = True
+            step, end = (self.param_groups[0][x] for x in ("cooling_step", "total_steps"))
+            warnings.warn(
+                f"{int(step)} steps are more than 5 % past total_steps={end}, and rho has been 0 since "
+                "the end. Count optimizer steps, not epochs; to train for longer call "
+                "optimizer.extend(total_steps).",
+                stacklevel=5,
+            )
+
+    def _ways(self, index: int, tensors: Tensors, group: Group) -> tuple[Tensors, Ways]:
+        """What this process has of the tensors, and the path of each.
+
+        By the dispatch of the last step if that still fits, which wants the same shapes again.
+        """
+        if group["differentiable"]:
+            self._check_shapes(tensors, tensors)
+            return tensors, []
+        here = tensors.here()
+        if torch.compiler.is_compiling():
+            self._check_shapes(tensors, here)
+            return here, sort_out(here, group)
         plans: dict[int, Plan] = self.__dict__.setdefault("_plans", {})  # not in a copy or pickle
-        if index not in plans or not plans[index].fits(tensors, group):
-            plans[index] = Plan(tensors, group)
-        return plans[index].ways
+        if index not in plans or not plans[index].fits(here, group):
+            plans.pop(index, None)
+            self._check_shapes(tensors, here)
+            plans[index] = Plan(here, group)
+        return here, plans[index].ways
+
+    def _check_shapes(self, tensors: Tensors, here: Tensors) -> None:
+        """Refuse gradients and displacements that are not of the shape of their parameter.
+
+        Kernels do not look: they would read and write outside of the memory.
+        """
+        for param, (x, grad, displacement) in zip(tensors.params, here.triples(), strict=True):
+            for name, value in (("gradient", grad), ("displacement", displacement)):
+                if getattr(value, "shape", None) != x.shape:
+                    self._check_shape(param, name, value, x.shape)
 
     def _init_group(
         self,
@@ -351,11 +557,15 @@ class CoolMomentum(Optimizer):
         which is no step of the run and must not start the clock. A warm-up from learning rate 0 has
         gradients.
         """
-        if torch.compiler.is_compiling() or self.state:
+        if torch.compiler.is_compiling():
             return False
         if not all(_number(group["lr"]) == 0 for group in self.param_groups):
             return False
+        if any("displacement" in state for state in self.state.values()):
+            return False
         every = [param.grad for group in self.param_groups for param in group["params"]]
+        if not self._has_parameters():  # nothing tells it from a warm-up from 0, which comes first
+            return any(int(group["cooling_step"]) for group in self.param_groups)
         grads = [grad for grad in every if grad is not None]
         if any(grad.layout in _SPARSE for grad in grads):
             return False
@@ -378,7 +588,8 @@ class CoolMomentum(Optimizer):
 
         The mean of ``dx**2 / lr`` over the coordinates of all trainable parameters, with the
         learning rate that their group had in the last step; a complex number counts as two
-        coordinates. Where that learning rate was 0 there is no temperature (NaN, infinite).
+        coordinates. A parameter that had no gradient in the last step did not move in it. Where
+        that learning rate was 0 there is no temperature (NaN, infinite).
 
         Returns
         -------
@@ -397,17 +608,17 @@ class CoolMomentum(Optimizer):
         """
         return self._pooled(in_units_of_lr=False)
 
-    def temperatures(self) -> dict[Tensor, Tensor]:
+    def temperatures(self) -> dict[str | int, Tensor]:
         """:meth:`temperature` of each parameter by itself.
 
         Returns
         -------
-        dict from trainable parameter to 0-d float64 tensor, as for
-        ``{name: t[p] for name, p in model.named_parameters()}``
+        dict of 0-d float64 tensors, by the name of a trainable parameter where the optimizer was
+        made with ``model.named_parameters()``, else by its place among the parameters, from 0
         """
         return self._apart(in_units_of_lr=True)
 
-    def rescaled_temperatures(self) -> dict[Tensor, Tensor]:
+    def rescaled_temperatures(self) -> dict[str | int, Tensor]:
         """:meth:`rescaled_temperature` of each parameter by itself, as :meth:`temperatures`."""
         return self._apart(in_units_of_lr=False)
 
@@ -424,38 +635,77 @@ class CoolMomentum(Optimizer):
         return torch.tensor(mean, dtype=torch.float64, device="cpu")
 
     @torch.no_grad()
-    def _apart(self, in_units_of_lr: bool) -> dict[Tensor, Tensor]:
+    def _apart(self, in_units_of_lr: bool) -> dict[str | int, Tensor]:
         groups = self._displacements()
         sums = iter(sums_of_squares([x for _, displacements in groups for x in displacements]))
+        labels = {param: label for label, param in self._labelled()}
         return {
-            param: DisplacementSum(_over(next(sums), lr), _size([param]), 1).read()
+            labels[param]: DisplacementSum(_over(next(sums), lr), _size([param]), 1).read()
             for (params, _), lr in zip(groups, self._units(in_units_of_lr), strict=True)
             for param in params
         }
 
     def _displacements(self) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """For each group its trainable parameters and their displacements."""
-        at_rest = torch.zeros(())  # of a parameter that has not met a gradient
+        """For each group the parameters that moved or are trainable, and how they moved last."""
+        at_rest = torch.zeros((), device="cpu")  # of one that the last step left alone
         groups = []
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.requires_grad or p.grad is not None]
-            groups.append(
-                (params, [self.state.get(p, {}).get("displacement", at_rest) for p in params])
-            )
+            idle = set(group["cooling_idle"])
+            moved = {
+                param: at_rest if i in idle else self.state.get(param, {}).get("displacement")
+                for i, param in enumerate(group["params"])
+            }
+            moved = {
+                param: at_rest if dx is None else dx
+                for param, dx in moved.items()
+                if param.requires_grad or not (dx is None or dx is at_rest)
+            }
+            groups.append((list(moved), list(moved.values())))
         return groups
 
     def _units(self, in_units_of_lr: bool) -> list[Number]:
         """For each group what its squared displacements are to be divided by."""
-        return [scalar(group["last_lr"]) if in_units_of_lr else 1.0 for group in self.param_groups]
+        return [
+            scalar(group["cooling_lr"]) if in_units_of_lr else 1.0 for group in self.param_groups
+        ]
 
 
-_SPARSE = {
-    torch.sparse_coo,
-    torch.sparse_csr,
-    torch.sparse_csc,
-    torch.sparse_bsr,
-    torch.sparse_bsc,
-}
+# What a group publishes, and settings of the cooling, which are checked when they change.
+_PUBLISHED = ("cooling_step", "cooling_rho", "cooling_lr", "cooling_idle")
+_CHECKED = ("schedule", *COOLING)
+_OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
+
+
+def _continued(own: Group, saved: Group) -> Group:
+    """What a group becomes when it continues a saved one; raises if that cannot be."""
+    if "cooling_step" not in saved:
+        raise ValueError(
+            "state_dict must be of a CoolMomentum: to start anew from the weights of another "
+            "optimizer, load the model only and leave this optimizer as it was made"
+        )
+    kept = {name: own[name] for name in own if name not in saved}  # say, flags of later versions
+    # A function of the step is not in the checkpoint.
+    if own["schedule"] is not None or saved.get("schedule") is not None:
+        cooling = {name: own[name] for name in _CHECKED}
+    else:
+        cooling = checked_cooling(saved)
+    clock = torch.as_tensor(saved["cooling_step"], dtype=torch.int64)
+    return kept | cooling | {"cooling_step": clock}
+
+
+def _difference(own: Group, saved: Group) -> str:
+    """What to warn of when a group continues a saved one that cooled in another way."""
+    followed = saved.get("schedule") is not None
+    if own["schedule"] is not None:
+        return "" if followed else "the checkpoint did not follow this optimizer's own schedule"
+    if followed:
+        return "the checkpoint followed a schedule of its own, which it does not hold"
+    names = [name for name in COOLING if name in saved and saved[name] != own[name]]
+    changes = ", ".join(f"{name}={saved[name]!r} replaces {own[name]!r}" for name in names)
+    return changes and (
+        f"of the checkpoint, {changes}; to train for longer than planned call "
+        "optimizer.extend(total_steps)"
+    )
 
 
 def _over(square: Number, lr: Number) -> Number:

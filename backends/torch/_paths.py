@@ -124,7 +124,7 @@ def _guards(tensors: list[Tensor]) -> Any:
 
 def _guards_work() -> bool:
     """Whether this PyTorch has them, and whether they see all that the choice of a path does."""
-    x = torch.zeros(2, 2, device="cpu")
+    x = torch.zeros(2, 2, dtype=torch.float32, device="cpu")
     others = (x.double(), x.t(), x[:1], x.to("meta"), x.to_sparse(), torch.nn.Parameter(x))
     try:
         guards = _guards([x])
@@ -335,7 +335,8 @@ _TINY = sys.float_info.min
 
 def _kernel_works() -> bool:
     """Whether this PyTorch has the kernel, with the arguments and the result of that of 2.13."""
-    param, grad, moved = (torch.full((17,), x, device="cpu") for x in (1.0, 2.0, 0.5))
+    dtype = torch.float32  # whatever the default is
+    param, grad, moved = (torch.full((17,), x, dtype=dtype, device="cpu") for x in (1.0, 2.0, 0.5))
     step = Step(0.5, 0.5, 0.375, weight_decay=0.25, decoupled_weight_decay=False, maximize=False)
     try:
         _fused(Tensors([param], [grad], [moved]), step)

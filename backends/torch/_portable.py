@@ -52,17 +52,16 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     named = _named(optimizer, named_parameters)
     groups = optimizer.param_groups
     return PortableState(
-        clock=_one_for_all("step", [int(group["step"]) for group in groups]),
+        clock=_one_for_all("cooling_step", [int(group["cooling_step"]) for group in groups]),
         cooling=_one_for_all(
             "the cooling", [require_serialisable(_cooling(group)) for group in groups]
         ),
         learning_rate=_one_for_all("lr", [float(group["lr"]) for group in groups]),
-        last_learning_rate=_one_for_all("last_lr", [float(group["last_lr"]) for group in groups]),
+        last_learning_rate=_one_for_all(
+            "last_lr", [float(group["cooling_lr"]) for group in groups]
+        ),
         displacements={
-            name: _to_numpy(optimizer.state[param]["displacement"])
-            if param in optimizer.state
-            else np.zeros(tuple(param.shape), np.float32)
-            for name, (param, _) in named.items()
+            name: _to_numpy(_displacement(optimizer, param)) for name, (param, _) in named.items()
         },
     )
 
@@ -93,8 +92,9 @@ def import_state(
         displacement = at_rest(param, group)
         optimizer.state[param]["displacement"] = displacement.copy_(torch.from_numpy(loaded[name]))
     for group in optimizer.param_groups:
-        group["step"] = torch.tensor(saved.clock, dtype=torch.int64)
-        group["last_lr"] = saved.last_learning_rate
+        group["cooling_step"] = torch.tensor(saved.clock, dtype=torch.int64, device="cpu")
+        group["cooling_lr"] = saved.last_learning_rate
+        group["cooling_idle"] = ()
         place_clock(group)
 
 
@@ -133,6 +133,13 @@ def _one_for_all(name: str, values: list[T]) -> T:
     if any(other != first for other in others):
         raise ValueError(f"{name} must be that of all parameter groups to be exported: {values}")
     return first
+
+
+def _displacement(optimizer: CoolMomentum, param: Tensor) -> Tensor:
+    """Zeros where it has not moved; the state of a parameter may hold what is not ours."""
+    at_rest = torch.zeros(param.shape, dtype=torch.float32, device="cpu")
+    displacement: Tensor = optimizer.state.get(param, {}).get("displacement", at_rest)
+    return displacement
 
 
 def _to_numpy(displacement: Tensor) -> np.ndarray:

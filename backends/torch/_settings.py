@@ -1,22 +1,18 @@
 """What a parameter group may hold: checks at construction, in the terms of the user."""
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from coolmomentum import _check, _defaults
+from coolmomentum import _check
 from coolmomentum.schedules import CoolingSchedule, check_schedule, resolve_schedule
 
 Group = dict[str, Any]  # one entry of param_groups
-# How rho cools, in the order in which a checkpoint holds it, with the defaults of a schedule.
-COOLING = {
-    "total_steps": None,
-    "rho0": _defaults.RHO0,
-    "law": _defaults.LAW,
-    "warmup_steps": 0,
-    "warmup_clock": _defaults.WARMUP_CLOCK,
-}
+# The numbers by which rho cools, in the order of CoolingSchedule; None beside a callable schedule.
+COOLING = tuple(field.name for field in dataclasses.fields(CoolingSchedule))
 
 FLAGS = (
     "decoupled_weight_decay",
@@ -38,7 +34,7 @@ def checked(own: Group, defaults: Group | None = None) -> Group:
         differentiable = settings["differentiable"] is True
         weight_decay = weight_decay.reshape(()) if differentiable else weight_decay.item()
     checked = {"lr": _checked_scalar("lr", settings["lr"]), "weight_decay": weight_decay}
-    checked |= _checked_cooling(own, defaults)
+    checked |= checked_cooling(own, defaults)
     for name in FLAGS:
         _check.flag(name, settings[name])
     for name in ("foreach", "fused"):
@@ -60,28 +56,38 @@ def checked(own: Group, defaults: Group | None = None) -> Group:
     return checked
 
 
-def _checked_cooling(own: Group, defaults: Group | None) -> Group:
+def checked_cooling(own: Group, defaults: Group | None = None) -> Group:
     """How a group cools: by its own schedule, by the constructor's, or by numbers of both."""
-    numbers = (defaults or {}) | own
-    for name in COOLING.keys() & own.keys():
-        if isinstance(own[name], Tensor):
+    for name in COOLING:
+        if isinstance(own.get(name), Tensor):
             raise TypeError(f"{name} must be a Python number: {own[name]!r}")
-    cooling: dict[str, Any]
-    if own.get("schedule") is not None:
-        cooling = {name: own.get(name, default) for name, default in COOLING.items()}
-        resolved = resolve_schedule(own["schedule"], **cooling)
-    elif defaults and defaults["schedule"] is not None and not own.keys() & COOLING.keys():
-        return {}
-    else:
-        cooling = {name: numbers[name] for name in COOLING}
-        if defaults is None and cooling["total_steps"] is None:
-            resolve_schedule(**cooling | {"total_steps": 2**62})  # check what there is
+    given = _given(own)
+    schedule = own.get("schedule")
+    if schedule is None and defaults:
+        if defaults["schedule"] is not None and not given:
             return {}
-        resolved = resolve_schedule(**cooling)
+        given = _given(defaults) | given
+    elif schedule is None and "total_steps" not in given and given.get("law") != "constant":
+        resolve_schedule(**given, total_steps=2**62)  # left to the groups: check what there is
+        return {}
+    resolved = resolve_schedule(schedule, **given)
     if isinstance(resolved, CoolingSchedule):
         return {name: getattr(resolved, name) for name in COOLING} | {"schedule": None}
-    check_schedule(resolved, numbers["total_steps"] or 1)
-    return cooling | {"schedule": resolved}
+    check_schedule(resolved, given.get("total_steps", 1))
+    return {name: given.get(name) for name in COOLING} | {"schedule": resolved}
+
+
+def _given(group: Group) -> Group:
+    return {name: group[name] for name in COOLING if group.get(name) is not None}
+
+
+def plain(value: Any) -> Any:
+    """NumPy numbers as Python's, which ``torch.load(..., weights_only=True)`` reads back."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return {key: plain(x) for key, x in value.items()} if type(value) is dict else value
 
 
 def _checked_scalar(name: str, value: Any) -> float | Tensor:

@@ -326,7 +326,7 @@ class _TorchProgram:
             if tensor in self.optimizer.state:
                 self.optimizer.state[tensor]["displacement"].zero_()
         group["lr"] = lr
-        for name, value in (("step", 0), ("rho", cooling(0)), ("last_lr", 1.0)):
+        for name, value in (("cooling_step", 0), ("cooling_rho", cooling(0)), ("cooling_lr", 1.0)):
             if isinstance(group[name], torch.Tensor):
                 group[name].fill_(value)
             else:
@@ -392,11 +392,11 @@ class TorchRun:
         return [tensor.double().numpy().copy() for tensor in moved]
 
     def clock(self):
-        (clock,) = {int(group["step"]) for group in self.optimizer.param_groups}
+        (clock,) = {int(group["cooling_step"]) for group in self.optimizer.param_groups}
         return clock
 
     def rho(self):
-        (rho,) = {float(group["rho"]) for group in self.optimizer.param_groups}
+        (rho,) = {float(group["cooling_rho"]) for group in self.optimizer.param_groups}
         return rho
 
     def temperature(self):

@@ -19,13 +19,13 @@ def in_numpy(**settings):
 def in_torch(**settings):
     """The same of coolmomentum.torch."""
     optimizer = TorchCoolMomentum([torch.zeros(1, requires_grad=True)], **settings)
-    return optimizer.param_groups[0]["rho"]
+    return optimizer.param_groups[0]["cooling_rho"]
 
 
 def in_a_torch_group(**settings):
     """The same, as settings of a group that replace others of the constructor."""
     group = {"params": [torch.zeros(1, requires_grad=True)]} | settings
-    return TorchCoolMomentum([group], schedule=CoolingSchedule(77, 0.7)).param_groups[0]["rho"]
+    return TorchCoolMomentum([group], schedule=CoolingSchedule(77, 0.7)).param_groups[0]["cooling_rho"]
 
 
 def in_jax(**settings):

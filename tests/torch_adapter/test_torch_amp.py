@@ -34,7 +34,7 @@ def state_of(params, optimizer):
         [p.detach().clone() for p in params],
         [dx.clone() for dx in displacements(params, optimizer)],
         clock(optimizer),
-        [float(group["rho"]) for group in optimizer.param_groups],
+        [float(group["cooling_rho"]) for group in optimizer.param_groups],
     )
 
 

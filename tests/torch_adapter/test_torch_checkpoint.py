@@ -77,10 +77,10 @@ def test_resumed_at_any_step(path, make, dtype):
         assert same(second, whole)
         assert same(displacements(second, after), displacements(whole, optimizer))
         for ours, theirs in zip(after.param_groups, optimizer.param_groups, strict=True):
-            for name in ("step", "rho", "lr"):
+            for name in ("cooling_step", "cooling_rho", "lr"):
                 assert type(ours[name]) is type(theirs[name])
                 assert ours[name] == theirs[name]
-            assert ours["step"].dtype == torch.int64
+            assert ours["cooling_step"].dtype == torch.int64
 
 
 @path
@@ -127,7 +127,7 @@ def test_what_is_in_a_checkpoint():
     (group,) = packed["param_groups"]
     assert group["param_names"] == ["p0", "p1", "p2"]
     assert {name: group[name] for name in SETTINGS} == SETTINGS
-    assert (group["step"].dtype, group["step"].shape, int(group["step"])) == (torch.int64, (), 3)
+    assert (group["cooling_step"].dtype, group["cooling_step"].shape, int(group["cooling_step"])) == (torch.int64, (), 3)
 
 
 def test_map_location_and_devices():
@@ -140,7 +140,7 @@ def test_map_location_and_devices():
     moved = CoolMomentum(there, **SETTINGS)
     moved.load_state_dict(saved)
     assert {dx.device.type for dx in displacements(there, moved)} == {"meta"}
-    assert moved.param_groups[0]["step"].device.type == "cpu"
+    assert moved.param_groups[0]["cooling_step"].device.type == "cpu"
     assert clock(moved) == 3
 
 
@@ -224,7 +224,7 @@ def test_distributed_state_dicts(options):
         step(model, optimizer, n)
         step(other, resumed, n)
     assert same(other.parameters(), model.parameters())
-    assert resumed.param_groups[0]["rho"] == optimizer.param_groups[0]["rho"]
+    assert resumed.param_groups[0]["cooling_rho"] == optimizer.param_groups[0]["cooling_rho"]
 
 
 @pytest.mark.parametrize("lr", [0.125, torch.tensor(0.125)], ids=["float", "tensor"])
@@ -233,10 +233,10 @@ def test_asking_for_the_state_does_not_start_the_clock(lr):
     model, optimizer = model_and_optimizer(lr=lr)
     before = [p.detach().clone() for p in model.parameters()]
     saved = get_optimizer_state_dict(model, optimizer)
-    assert int(saved["param_groups"][0]["step"]) == clock(optimizer) == 0
+    assert int(saved["param_groups"][0]["cooling_step"]) == clock(optimizer) == 0
     assert all(not state["displacement"].any() for state in saved["state"].values())
     assert same(model.parameters(), before)
-    assert optimizer.param_groups[0]["rho"] == 0.9
+    assert optimizer.param_groups[0]["cooling_rho"] == 0.9
     step(model, optimizer, 1)
     assert clock(optimizer) == 1
 

@@ -25,7 +25,7 @@ VARIANTS = {
     "callable": {"schedule": lambda n: 0.5 / (1 + n)},
     "constant callable": {"schedule": lambda n: 0.5},
 }
-READ_ONLY = ("params", "step", "rho", "last_lr")
+READ_ONLY = ("params", "cooling_step", "cooling_rho", "cooling_lr", "cooling_idle")
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +71,8 @@ def check(optimizer, params, xs, state, oracle, dtype=torch.float32):
         np.testing.assert_allclose(param.detach().double(), x, rtol=0, atol=bound)
         moved = optimizer.state[param]["displacement"]
         np.testing.assert_allclose(moved.double(), dx, rtol=0, atol=bound)
-    assert int(optimizer.param_groups[0]["step"]) == state.step == 25
-    assert float(optimizer.param_groups[0]["rho"]) == pytest.approx(oracle.rho(state), abs=1e-7)
+    assert int(optimizer.param_groups[0]["cooling_step"]) == state.step == 25
+    assert float(optimizer.param_groups[0]["cooling_rho"]) == pytest.approx(oracle.rho(state), abs=1e-7)
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
@@ -118,7 +118,7 @@ def test_eager_and_compiled_steps_may_alternate():
         dx = schedule(n) * dx - 0.01 * (1 + schedule(n)) / 2
         x += dx
         assert param.detach().numpy() == pytest.approx(x, rel=1e-14)  # 5 steps of 6 roundings
-        assert float(optimizer.param_groups[0]["rho"]) == pytest.approx(schedule(n + 1), abs=1e-7)
+        assert float(optimizer.param_groups[0]["cooling_rho"]) == pytest.approx(schedule(n + 1), abs=1e-7)
 
 
 def test_compiling_leaves_the_settings_alone():

@@ -173,7 +173,7 @@ def checkpoint_worker(rank, flatten):
     dcp.set_state_dict(
         again, resumed, model_state_dict=weights, optim_state_dict=state, options=options
     )
-    assert [int(group["step"]) for group in resumed.param_groups] == [5]
+    assert [int(group["cooling_step"]) for group in resumed.param_groups] == [5]
     train(again, resumed, data[5:])
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(full(one.detach()), full(other.detach()))
@@ -196,7 +196,7 @@ def warm_up_worker(rank):
     last = model[4]  # one weight and one bias: both on the first process
     optimizer = CoolMomentum(last.parameters(), lr=0.0, total_steps=10)
     train(model, optimizer, batches()[:1, rank::2])
-    assert int(optimizer.param_groups[0]["step"]) == 1
+    assert int(optimizer.param_groups[0]["cooling_step"]) == 1
 
 
 def test_a_warm_up_from_zero_starts_the_clock_on_every_process(tmp_path):

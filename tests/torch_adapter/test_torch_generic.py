@@ -103,7 +103,7 @@ def test_settings_only_in_the_groups():
     optimizer = CoolMomentum(
         [{"params": [a], "total_steps": 4}, {"params": [b], "schedule": lambda n: 0.5}]
     )
-    assert [group["rho"] for group in optimizer.param_groups] == [pytest.approx(0.99), 0.5]
+    assert [group["cooling_rho"] for group in optimizer.param_groups] == [pytest.approx(0.99), 0.5]
 
 
 def test_a_group_with_its_own_cooling_does_not_follow_the_callable():
@@ -111,7 +111,7 @@ def test_a_group_with_its_own_cooling_does_not_follow_the_callable():
     a, b = parameters((1,), (1,))
     groups = [{"params": [a]}, {"params": [b], "total_steps": 4, "rho0": 0.75}]
     optimizer = CoolMomentum(groups, schedule=lambda n: 0.125)
-    assert [group["rho"] for group in optimizer.param_groups] == [0.125, 0.75]
+    assert [group["cooling_rho"] for group in optimizer.param_groups] == [0.125, 0.75]
 
 
 @path
@@ -128,7 +128,7 @@ def test_added_groups_take_the_running_clock(path):
     nothing = [[g[0], None] for g in grads[:3]]
     xs, _ = exact([*parameters((4,), (4,))], nothing + grads[3:], **COOLING)
     assert_rounded([first, second], xs, 6)
-    steps = [group["step"] for group in optimizer.param_groups]
+    steps = [group["cooling_step"] for group in optimizer.param_groups]
     assert steps[0] is not steps[1]
 
 
@@ -159,12 +159,12 @@ def test_a_step_without_any_gradient_is_no_step(path):
     follow(params, optimizer, gradients(params, 2))
     before = [p.detach().clone() for p in params]
     moved = [dx.clone() for dx in displacements(params, optimizer)]
-    rho = float(optimizer.param_groups[0]["rho"])
+    rho = float(optimizer.param_groups[0]["cooling_rho"])
     optimizer.zero_grad()
     optimizer.step()
     assert same(params, before)
     assert same(displacements(params, optimizer), moved)
-    assert (clock(optimizer), float(optimizer.param_groups[0]["rho"])) == (2, rho)
+    assert (clock(optimizer), float(optimizer.param_groups[0]["cooling_rho"])) == (2, rho)
 
 
 def test_zero_grad():

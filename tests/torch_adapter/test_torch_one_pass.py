@@ -64,7 +64,7 @@ def sums_of(displacement):
 def summed_alone(params, optimizer):
     """The temperature by Eq. 22 in float64."""
     moved = torch.cat([dx.double().ravel() for dx in displacements(params, optimizer)])
-    return (moved.square().mean() / optimizer.param_groups[0]["last_lr"]).item()
+    return (moved.square().mean() / optimizer.param_groups[0]["cooling_lr"]).item()
 
 
 def test_code_for_a_gpu():

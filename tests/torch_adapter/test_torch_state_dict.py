@@ -31,7 +31,7 @@ def test_checkpoint_without_newer_flags():
     for group in saved["param_groups"]:
         for name in ("maximize", "law", "foreach", "fused", "capturable", "differentiable"):
             del group[name]
-        del group["displacement_dtype"], group["rho"]
+        del group["displacement_dtype"], group["cooling_rho"]
     fresh = several_groups(parameters())
     fresh.load_state_dict(saved)
     for ours, theirs in zip(fresh.param_groups, optimizer.param_groups, strict=True):
@@ -46,10 +46,10 @@ def test_checkpoint_with_a_number_for_a_clock():
     optimizer = one_group(params)
     follow(params, optimizer, gradients(params, 3))
     saved = optimizer.state_dict()
-    saved["param_groups"][0]["step"] = 3.0
+    saved["param_groups"][0]["cooling_step"] = 3.0
     optimizer.load_state_dict(saved)
     follow(params, optimizer, gradients(params, 1))
-    step = optimizer.param_groups[0]["step"]
+    step = optimizer.param_groups[0]["cooling_step"]
     assert (int(step), step.dtype) == (4, torch.int64)
 
 
@@ -63,7 +63,7 @@ def test_checkpoint_of_another_optimizer():
     group = optimizer.param_groups[0]
     assert (group["lr"], group["total_steps"], clock(optimizer)) == (0.5, 7, 0)
     follow(params, optimizer, gradients(params, 1))
-    assert (clock(optimizer), group["rho"]) == (1, CoolingSchedule(7)(1))
+    assert (clock(optimizer), group["cooling_rho"]) == (1, CoolingSchedule(7)(1))
 
 
 def test_callables_stay_out_of_the_checkpoint():
@@ -81,10 +81,10 @@ def test_callables_stay_out_of_the_checkpoint():
     fresh = CoolMomentum(parameters(), schedule=schedule)
     fresh.load_state_dict(saved)
     assert fresh.param_groups[0]["schedule"] is schedule
-    assert fresh.param_groups[0]["rho"] == 0.75 / 4
+    assert fresh.param_groups[0]["cooling_rho"] == 0.75 / 4
     cooled = one_group(parameters())
     cooled.load_state_dict(saved)  # has no cooling, so this one's stays
-    assert cooled.param_groups[0]["rho"] == CoolingSchedule(5, 0.9)(3)
+    assert cooled.param_groups[0]["cooling_rho"] == CoolingSchedule(5, 0.9)(3)
 
 
 def test_groups_that_do_not_match():
@@ -130,7 +130,7 @@ def test_load_state_dict_hooks(path):
 
     def replace(_, loaded):
         loaded = copy.deepcopy(loaded)
-        loaded["param_groups"][0]["step"] += 1
+        loaded["param_groups"][0]["cooling_step"] += 1
         loaded["state"][0]["displacement"].fill_(7.0)
         return loaded
 
@@ -141,7 +141,7 @@ def test_load_state_dict_hooks(path):
     fresh.register_load_state_dict_pre_hook(change)
     fresh.register_load_state_dict_pre_hook(replace, prepend=True)
     fresh.register_load_state_dict_post_hook(
-        lambda o: seen.append((clock(o), float(o.param_groups[0]["rho"])))
+        lambda o: seen.append((clock(o), float(o.param_groups[0]["cooling_rho"])))
     )
     fresh.load_state_dict(saved)
     assert seen == [(3, pytest.approx(CoolingSchedule(5, 0.5)(3), abs=1e-7))]

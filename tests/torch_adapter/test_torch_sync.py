@@ -53,7 +53,7 @@ def host_reads(function):
 def test_a_step_reads_its_clock_only(settings):
     """The clock is on the host; of the parameters' device nothing is read."""
     optimizer = make(**settings)
-    clock = optimizer.param_groups[0]["step"]
+    clock = optimizer.param_groups[0]["cooling_step"]
     read = host_reads(optimizer.step)
     assert read
     assert all(tensor.data_ptr() == clock.data_ptr() for tensor in read)
@@ -65,10 +65,10 @@ def test_a_capturable_step_reads_nothing(settings, lr):
     """Clock, rho and learning rate stay on the device and are changed in place."""
     optimizer = make(capturable=True, lr=lr, **settings)
     group = optimizer.param_groups[0]
-    clock, rho = group["step"], group["rho"]
+    clock, rho = group["cooling_step"], group["cooling_rho"]
     assert host_reads(optimizer.step) == []
-    assert group["step"] is clock
-    assert group["rho"] is rho
+    assert group["cooling_step"] is clock
+    assert group["cooling_rho"] is rho
 
 
 def test_only_reading_the_temperature_waits():

@@ -374,8 +374,8 @@ def test_made_where_the_default_device_is_meta():
     with torch.device("meta"):
         params = [torch.nn.Parameter(torch.zeros(2))]
         optimizer = CoolMomentum(params, total_steps=9)
-    assert optimizer.param_groups[0]["step"].device.type == "cpu"
-    assert optimizer.param_groups[0]["rho"] == 0.99
+    assert optimizer.param_groups[0]["cooling_step"].device.type == "cpu"
+    assert optimizer.param_groups[0]["cooling_rho"] == 0.99
 
 
 def test_a_rehearsal_with_fake_tensors():

@@ -110,7 +110,7 @@ def expected_readings(name, make, every, span, steps):
     xs = [p.detach().numpy().copy() for p in params]
     before, start = [np.zeros_like(x) for x in xs], xs
     for n, grads in enumerate(gradients(params, steps), 1):
-        used = float(optimizer.param_groups[0]["rho"]) if rho == "schedule" else rho
+        used = float(optimizer.param_groups[0]["cooling_rho"]) if rho == "schedule" else rho
         for p, g in zip(params, grads, strict=True):
             p.grad = g
         optimizer.step()
@@ -581,7 +581,7 @@ def test_no_step_waits(name):
         if with_thermometer:
             Thermometer(optimizer, every=2, span=4)
         reads.append(host_reads(lambda step=optimizer.step: [step() for _ in range(8)]))
-    clock = optimizer.param_groups[0].get("step")
+    clock = optimizer.param_groups[0].get("cooling_step")
     extra = [x for x in reads[1] if clock is None or x.data_ptr() != clock.data_ptr()]
     assert len(extra) == len(reads[0])
 

@@ -147,7 +147,7 @@ def test_every_path_is_the_oracle(path, law, decay, dtype):
         moved = optimizer.state[param]["displacement"].double()
         size = np.abs(dx).max(initial=0) + 500 * 0.01
         np.testing.assert_allclose(moved, dx, rtol=0, atol=20 * 6 * eps * size)
-    assert int(optimizer.param_groups[0]["step"]) == state.step == 30
+    assert int(optimizer.param_groups[0]["cooling_step"]) == state.step == 30
 
 
 @path
@@ -184,15 +184,15 @@ def test_half_precision_computes_in_float32(path, dtype, displacement_dtype):
 
 @path
 def test_rho_and_clock_can_be_read(path):
-    """param_groups[i]["rho"] is what the next step will use, and no key is called momentum."""
+    """param_groups[i]["cooling_rho"] is what the next step will use, and no key is called momentum."""
     param = torch.zeros(3, requires_grad=True)
     optimizer = CoolMomentum([param], total_steps=4, rho0=0.9, **path)
     schedule = CoolingSchedule(4, 0.9)
     group = optimizer.param_groups[0]
     for n in range(6):
-        assert int(group["step"]) == n
+        assert int(group["cooling_step"]) == n
         # capturable keeps a float32 on the device
-        assert float(group["rho"]) == pytest.approx(schedule(n), abs=1e-7 if path else 0)
+        assert float(group["cooling_rho"]) == pytest.approx(schedule(n), abs=1e-7 if path else 0)
         param.grad = torch.ones(3)
         optimizer.step()
     assert not any("momentum" in name for name in group)
@@ -216,8 +216,8 @@ def test_schedules_of_groups(path):
     optimizer = CoolMomentum(groups, total_steps=10, rho0=0.9, **path)
     for n in range(12):
         for group, (_, schedule) in zip(optimizer.param_groups, cases, strict=True):
-            assert int(group["step"]) == n
-            assert float(group["rho"]) == pytest.approx(schedule(n), abs=1e-7)
+            assert int(group["cooling_step"]) == n
+            assert float(group["cooling_rho"]) == pytest.approx(schedule(n), abs=1e-7)
         for param in params:
             param.grad = torch.ones(2)
         optimizer.step()

@@ -63,7 +63,7 @@ def same(tensors, others):
 
 def clock(optimizer):
     """The clock, the same in all groups."""
-    (steps,) = {int(group["step"]) for group in optimizer.param_groups}
+    (steps,) = {int(group["cooling_step"]) for group in optimizer.param_groups}
     return steps
 
 
