@@ -322,8 +322,8 @@ TORCH_MUTANTS = [
     Mutant(
         "clock not loaded",
         "torch/_optimizer.py",
-        '                group["cooling_step"] = torch.as_tensor(group["cooling_step"], dtype=torch.int64)\n',
-        '                group["cooling_step"] = own["cooling_step"]\n',
+        '    clock = torch.as_tensor(saved["cooling_step"], dtype=torch.int64)\n',
+        '    clock = own["cooling_step"]\n',
         contract(RELOADED, TORCH),
     ),
     Mutant(
@@ -350,7 +350,7 @@ TORCH_MUTANTS = [
     Mutant(
         "rho in float32 in a capturable step",
         "torch/_clock.py",
-        '    dtype = torch.float32 if group["cooling_step"].device.type == "mps" else torch.float64',
+        '    dtype = _dtype(group["cooling_step"].device)',
         "    dtype = torch.float32",
         contract(LAWS, "torch capturable float64"),
     ),

@@ -66,7 +66,7 @@ class CoolMomentum(Optimizer):
     law : "paper" (if None), "linear", "exponential" or "constant", see
         :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, in [0, total_steps).
-    warmup_clock : "run" (if None) lets the cooling run on during the warm-up, "hold" starts it after.
+    warmup_clock : "run" (if None) lets the cooling run on meanwhile, "hold" starts it after that.
     hold_steps : steps at the start with rho = rho0, before the law begins, in [0, total_steps).
     schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
         in place of the six arguments before. A callable gets a Python int, or a 0-d integer tensor
@@ -110,8 +110,8 @@ class CoolMomentum(Optimizer):
     Beside its settings a parameter group holds, to be read, ``"cooling_step"``, the clock (a 0-d
     int64 tensor), ``"cooling_rho"``, the coefficient of the next step, ``"cooling_lr"``, the
     learning rate of the last step, and ``"cooling_idle"``, the indices of the parameters that the
-    last step did not move. Settings that you edit there are checked before the next step. No key is called
-    momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``.
+    last step did not move. Settings that you edit there are checked before the next step. No key
+    is called momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``.
 
     Examples
     --------
@@ -482,8 +482,8 @@ class CoolMomentum(Optimizer):
             self.__dict__["_has_warned"] = True
             step, end = (self.param_groups[0][x] for x in ("cooling_step", "total_steps"))
             warnings.warn(
-                f"{int(step)} steps are more than 5 % past total_steps={end}, and rho has been 0 since "
-                "the end. Count optimizer steps, not epochs; to train for longer call "
+                f"{int(step)} steps are more than 5 % past total_steps={end}, when rho came to 0. "
+                "Count optimizer steps, not epochs; to train for longer call "
                 "optimizer.extend(total_steps).",
                 stacklevel=5,
             )
@@ -674,6 +674,13 @@ class CoolMomentum(Optimizer):
 _PUBLISHED = ("cooling_step", "cooling_rho", "cooling_lr", "cooling_idle")
 _CHECKED = ("schedule", *COOLING)
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
+_SPARSE = {
+    torch.sparse_coo,
+    torch.sparse_csr,
+    torch.sparse_csc,
+    torch.sparse_bsr,
+    torch.sparse_bsc,
+}
 
 
 def _continued(own: Group, saved: Group) -> Group:
@@ -688,7 +695,7 @@ def _continued(own: Group, saved: Group) -> Group:
     if own["schedule"] is not None or saved.get("schedule") is not None:
         cooling = {name: own[name] for name in _CHECKED}
     else:
-        cooling = checked_cooling(saved)
+        cooling = checked_cooling({name: own[name] for name in COOLING} | saved)
     clock = torch.as_tensor(saved["cooling_step"], dtype=torch.int64)
     return kept | cooling | {"cooling_step": clock}
 

@@ -73,7 +73,8 @@ def checked_cooling(own: Group, defaults: Group | None = None) -> Group:
     resolved = resolve_schedule(schedule, **given)
     if isinstance(resolved, CoolingSchedule):
         return {name: getattr(resolved, name) for name in COOLING} | {"schedule": None}
-    check_schedule(resolved, given.get("total_steps", 1))
+    length = own.get("total_steps") or (defaults or {}).get("total_steps") or 1
+    check_schedule(resolved, length)
     return {name: given.get(name) for name in COOLING} | {"schedule": resolved}
 
 

@@ -25,7 +25,7 @@ def in_torch(**settings):
 def in_a_torch_group(**settings):
     """The same, as settings of a group that replace others of the constructor."""
     group = {"params": [torch.zeros(1, requires_grad=True)]} | settings
-    return TorchCoolMomentum([group], schedule=CoolingSchedule(77, 0.7)).param_groups[0]["cooling_rho"]
+    return TorchCoolMomentum([group], schedule=CoolingSchedule(77, 0.7)).rho
 
 
 def in_jax(**settings):

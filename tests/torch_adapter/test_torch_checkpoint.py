@@ -127,7 +127,8 @@ def test_what_is_in_a_checkpoint():
     (group,) = packed["param_groups"]
     assert group["param_names"] == ["p0", "p1", "p2"]
     assert {name: group[name] for name in SETTINGS} == SETTINGS
-    assert (group["cooling_step"].dtype, group["cooling_step"].shape, int(group["cooling_step"])) == (torch.int64, (), 3)
+    step = group["cooling_step"]
+    assert (step.dtype, step.shape, int(step)) == (torch.int64, (), 3)
 
 
 def test_map_location_and_devices():

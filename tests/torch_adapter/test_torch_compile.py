@@ -44,7 +44,8 @@ def run_compiled(backend, dtype=torch.float32, lr=0.01, steps=25, **settings):
     ]
     optimizer = CoolMomentum(params, lr=lr, total_steps=20, **settings)
     names = {field.name for field in dataclasses.fields(Oracle)}
-    oracle = Oracle(lr=0.01, total_steps=20, **{k: v for k, v in settings.items() if k in names})
+    shared = {name: value for name, value in settings.items() if name in names}
+    oracle = Oracle(learning_rate=0.01, total_steps=20, **shared)
     xs = [p.detach().double().numpy().copy() for p in params]
     state = oracle.init(xs)
     step = torch.compile(optimizer.step, backend=backend, fullgraph=True)
@@ -72,7 +73,7 @@ def check(optimizer, params, xs, state, oracle, dtype=torch.float32):
         moved = optimizer.state[param]["displacement"]
         np.testing.assert_allclose(moved.double(), dx, rtol=0, atol=bound)
     assert int(optimizer.param_groups[0]["cooling_step"]) == state.step == 25
-    assert float(optimizer.param_groups[0]["cooling_rho"]) == pytest.approx(oracle.rho(state), abs=1e-7)
+    assert optimizer.rho == pytest.approx(oracle.rho(state), abs=1e-7)
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
@@ -118,7 +119,7 @@ def test_eager_and_compiled_steps_may_alternate():
         dx = schedule(n) * dx - 0.01 * (1 + schedule(n)) / 2
         x += dx
         assert param.detach().numpy() == pytest.approx(x, rel=1e-14)  # 5 steps of 6 roundings
-        assert float(optimizer.param_groups[0]["cooling_rho"]) == pytest.approx(schedule(n + 1), abs=1e-7)
+        assert optimizer.rho == pytest.approx(schedule(n + 1), abs=1e-7)
 
 
 def test_compiling_leaves_the_settings_alone():

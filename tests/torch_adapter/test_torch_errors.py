@@ -40,15 +40,26 @@ BAD = [  # settings, error, message
     (
         {"schedule": 0.9},
         TypeError,
-        "schedule must be a law, a CoolingSchedule or a function of the step: 0.9",
+        "schedule must be a CoolingSchedule or a function of the step (law names a law): 0.9",
     ),
+    (
+        {"schedule": "linear"},
+        TypeError,
+        "schedule must be a CoolingSchedule or a function of the step (law names a law): 'linear'",
+    ),
+    (
+        {"schedule": lambda n: 0.5, "rho0": 0.9},
+        ValueError,
+        "rho0 must not be given beside a schedule: 0.9",
+    ),
+    ({"hold_steps": 10}, ValueError, "hold_steps must be < total_steps = 10: 10"),
     ({"schedule": lambda n: 1.5}, ValueError, "schedule(0) must be in [-1, 1): 1.5"),
     ({"schedule": lambda n: n / 9}, ValueError, "schedule(9) must be in [-1, 1): 1.0"),
     ({"schedule": lambda n: "hot"}, TypeError, "schedule(0) must be a real number: 'hot'"),
     (
         {"schedule": CoolingSchedule(20), "total_steps": 10},
         ValueError,
-        "total_steps must be that of the schedule, 20, or not be given: 10",
+        "total_steps must not be given beside a schedule: 10",
     ),
     ({"weight_decay": -0.1}, ValueError, "weight_decay must be finite and >= 0: -0.1"),
     ({"weight_decay": math.inf}, ValueError, "weight_decay must be finite and >= 0: inf"),
@@ -153,7 +164,7 @@ def test_no_schedule_at_all():
     groups = [{"params": [a], "total_steps": 3}, {"params": [b]}]
     refused(TypeError, message, lambda: CoolMomentum(groups))
     groups[1]["total_steps"] = None
-    refused(TypeError, message, lambda: CoolMomentum(groups, **GOOD))
+    refused(TypeError, message, lambda: CoolMomentum(groups))
 
 
 def test_numbers_of_other_libraries_are_numbers():

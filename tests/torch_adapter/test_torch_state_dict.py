@@ -53,17 +53,34 @@ def test_checkpoint_with_a_number_for_a_clock():
     assert (int(step), step.dtype) == (4, torch.int64)
 
 
-def test_checkpoint_of_another_optimizer():
-    """SGD's checkpoint gives its lr; the cooling is the optimizer's own and begins at the start."""
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda params: torch.optim.SGD(params, lr=0.5, momentum=0.5),
+        lambda params: torch.optim.SGD(params, lr=0.5),
+        torch.optim.Adam,
+        torch.optim.RMSprop,
+    ],
+    ids=["momentum", "SGD", "Adam", "RMSprop"],
+)
+def test_checkpoint_of_another_optimizer(other):
+    """It is refused in one line that says how to start anew, and nothing has been changed."""
     params = parameters()
-    sgd = torch.optim.SGD(params, lr=0.5, momentum=0.5)
-    follow(params, sgd, gradients(params, 3))
-    optimizer = CoolMomentum([{"params": params, "total_steps": 7}])
-    optimizer.load_state_dict(through_a_file(sgd.state_dict()))
-    group = optimizer.param_groups[0]
-    assert (group["lr"], group["total_steps"], clock(optimizer)) == (0.5, 7, 0)
-    follow(params, optimizer, gradients(params, 1))
-    assert (clock(optimizer), group["cooling_rho"]) == (1, CoolingSchedule(7)(1))
+    theirs = other(params)
+    follow(params, theirs, gradients(params, 3))
+    optimizer = one_group(params)
+    follow(params, optimizer, gradients(params, 2))
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=r"^state_dict must be of a CoolMomentum: to start anew "):
+        optimizer.load_state_dict(through_a_file(theirs.state_dict()))
+    assert_unchanged(optimizer, before)
+
+
+def assert_unchanged(optimizer, before):
+    """The optimizer has the state dict that it had."""
+    now = optimizer.state_dict()
+    assert now["param_groups"] == before["param_groups"]
+    torch.testing.assert_close(now["state"], before["state"], rtol=0, atol=0)
 
 
 def test_callables_stay_out_of_the_checkpoint():
@@ -72,7 +89,7 @@ def test_callables_stay_out_of_the_checkpoint():
     optimizer = callable_schedule(params)
     follow(params, optimizer, gradients(params, 3))
     saved = through_a_file(optimizer.state_dict())
-    assert saved["param_groups"][0]["schedule"] is None
+    assert saved["param_groups"][0]["schedule"] == "a function of the step"
     assert callable(optimizer.param_groups[0]["schedule"])
 
     def schedule(n):
@@ -83,8 +100,12 @@ def test_callables_stay_out_of_the_checkpoint():
     assert fresh.param_groups[0]["schedule"] is schedule
     assert fresh.param_groups[0]["cooling_rho"] == 0.75 / 4
     cooled = one_group(parameters())
-    cooled.load_state_dict(saved)  # has no cooling, so this one's stays
-    assert cooled.param_groups[0]["cooling_rho"] == CoolingSchedule(5, 0.9)(3)
+    with pytest.warns(UserWarning, match="followed a schedule of its own, which it does not hold"):
+        cooled.load_state_dict(saved)  # has no cooling, so this one's stays
+    assert cooled.rho == CoolingSchedule(5, 0.9)(3)
+    with pytest.warns(UserWarning, match="did not follow this optimizer's own schedule"):
+        fresh.load_state_dict(cooled.state_dict())
+    assert fresh.rho == 0.75 / 4
 
 
 def test_groups_that_do_not_match():
@@ -97,9 +118,7 @@ def test_groups_that_do_not_match():
     for other in others:
         with pytest.raises(ValueError, match="loaded state dict"):
             optimizer.load_state_dict(other.state_dict())
-        now = optimizer.state_dict()
-        assert now["param_groups"] == before["param_groups"]
-        torch.testing.assert_close(now["state"], before["state"], rtol=0, atol=0)
+        assert_unchanged(optimizer, before)
 
 
 # --- hooks --------------------------------------------------------------------------------------
@@ -143,7 +162,8 @@ def test_load_state_dict_hooks(path):
     fresh.register_load_state_dict_post_hook(
         lambda o: seen.append((clock(o), float(o.param_groups[0]["cooling_rho"])))
     )
-    fresh.load_state_dict(saved)
+    with pytest.warns(UserWarning, match=r"of the checkpoint, rho0=0.5 replaces 0.9; to train "):
+        fresh.load_state_dict(saved)
     assert seen == [(3, pytest.approx(CoolingSchedule(5, 0.5)(3), abs=1e-7))]
     assert displacements(fresh.param_groups[0]["params"][:1], fresh)[0].tolist() == [7.0] * 17
     assert saved["param_groups"][0]["rho0"] == 0.9
@@ -185,4 +205,4 @@ def test_a_hook_may_make_of_it_what_it_likes():
 
     optimizer.register_state_dict_post_hook(wrapped)
     assert list(optimizer.state_dict()) == ["mine"]
-    assert seen == [None]
+    assert seen == ["a function of the step"]

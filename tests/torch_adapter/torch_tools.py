@@ -67,13 +67,18 @@ def clock(optimizer):
     return steps
 
 
+def oracle_of(lr=0.01, **settings):
+    """The reference optimizer in the words of torch."""
+    return Oracle(learning_rate=lr, **settings)
+
+
 def exact(params, grads, lrs=None, **settings):
     """Parameters and displacements after the oracle's steps in float64, its lr as lrs says."""
     xs = [_wide(param) for param in params]
-    oracle = Oracle(**settings)
+    oracle = oracle_of(**settings)
     state = oracle.init(xs)
     for n, step_grads in enumerate(grads):
-        oracle = replace(oracle, lr=lrs[n]) if lrs else oracle
+        oracle = replace(oracle, learning_rate=lrs[n]) if lrs else oracle
         xs, state = oracle.step(xs, [None if g is None else _wide(g) for g in step_grads], state)
     return xs, state.displacements
 
