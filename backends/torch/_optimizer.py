@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -17,6 +17,7 @@ from coolmomentum.torch._clock import next_rho, place_clock, scalar, step_of, ti
 from coolmomentum.torch._paths import (
     Number,
     Plan,
+    Step,
     Tensors,
     Ways,
     differentiable_step,
@@ -377,12 +378,15 @@ class CoolMomentum(Optimizer):
         """The name of a parameter where it is known, else its place in the optimizer."""
         return next(label for label, other in self._labelled() if other is param)
 
-    def _labelled(self) -> Iterable[tuple[str | int, Tensor]]:
-        place = 0
+    def _labelled(self) -> Iterator[tuple[str | int, Tensor]]:
+        """Parameters with a label each; a name that comes again gets a number, ``weight#2``."""
+        place, seen = 0, dict[str | int, int]()
         for group in self.param_groups:
             names = group.get("param_names", ())
             for i, param in enumerate(group["params"]):
-                yield (names[i] if i < len(names) else place), param
+                label = names[i] if i < len(names) else place
+                seen[label] = seen.get(label, 0) + 1
+                yield label if seen[label] == 1 else f"{label}#{seen[label]}", param
                 place += 1
 
     # --- the step -------------------------------------------------------------------------------
@@ -416,20 +420,17 @@ class CoolMomentum(Optimizer):
 
     def _step(self) -> None:
         self._check_groups()
-        work = []
-        for group in self.param_groups:
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            displacements: list[Tensor] = []
-            self._init_group(group, params, grads, displacements)
-            work.append((group, Tensors(params, grads, displacements)))
-        if not any([tensors.params for _, tensors in work]) and self._has_parameters():
-            return
-        # All that may fail comes before anything has changed.
-        steps = [step_of(group) for group in self.param_groups]
-        ways = [self._ways(i, tensors, group) for i, (group, tensors) in enumerate(work)]
+        if torch.compiler.is_compiling():
+            work = self._prepared()
+        else:  # all that may fail comes before anything has changed
+            fresh = self.__dict__["_fresh"] = []  # not in a copy or pickle
+            try:
+                work = self._prepared()
+            except Exception:
+                self._forget(fresh)
+                raise
         past_end = False
-        for (group, tensors), step, (here, way) in zip(work, steps, ways, strict=True):
+        for group, tensors, step, here, way in work:
             if (scale := getattr(self, "grad_scale", None)) is not None:
                 for grad in tensors.grads:
                     local(grad).div_(scale.reshape(()).to(grad.device))
@@ -447,6 +448,32 @@ class CoolMomentum(Optimizer):
             past_end |= tick(group, step.lr)
         if past_end:
             self._warn_of_the_end()
+
+    def _prepared(self) -> list[tuple[Group, Tensors, Step, Tensors, Ways]]:
+        """What a step moves and how, group by group; nothing if no parameter has a gradient."""
+        every = []
+        for group in self.param_groups:
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            displacements: list[Tensor] = []
+            self._init_group(group, params, grads, displacements)
+            every.append(Tensors(params, grads, displacements))
+        if not any([tensors.params for tensors in every]) and self._has_parameters():
+            return []
+        groups = list(enumerate(zip(self.param_groups, every, strict=True)))
+        steps = [step_of(group) for group in self.param_groups]
+        ways = [self._ways(i, tensors, group) for i, (group, tensors) in groups]
+        return [
+            (group, tensors, step, *way)
+            for (_, (group, tensors)), step, way in zip(groups, steps, ways, strict=True)
+        ]
+
+    def _forget(self, fresh: list[Tensor]) -> None:
+        """Take back the displacements at rest that a step which failed had made."""
+        for param in fresh:
+            del self.state[param]["displacement"]
+            if not self.state[param]:
+                del self.state[param]
 
     def _has_parameters(self) -> bool:
         """False in a process that has none, as under ZeroRedundancyOptimizer; its clock runs on."""
@@ -549,6 +576,7 @@ class CoolMomentum(Optimizer):
             state = self.state[param]
             if "displacement" not in state:
                 state["displacement"] = at_rest(param, group)
+                self.__dict__.setdefault("_fresh", []).append(param)
 
     def _is_dry_run(self) -> bool:
         """Whether this is the step by which torch.distributed.checkpoint makes state appear.
@@ -557,11 +585,9 @@ class CoolMomentum(Optimizer):
         which is no step of the run and must not start the clock. A warm-up from learning rate 0 has
         gradients.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or any("displacement" in x for x in self.state.values()):
             return False
         if not all(_number(group["lr"]) == 0 for group in self.param_groups):
-            return False
-        if any("displacement" in state for state in self.state.values()):
             return False
         every = [param.grad for group in self.param_groups for param in group["params"]]
         if not self._has_parameters():  # nothing tells it from a warm-up from 0, which comes first
