@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -59,6 +60,15 @@ def tick(group: Group, lr: Number) -> bool:
     return past_end
 
 
+def refresh_rho(group: Group) -> None:
+    """Show the rho of the next step anew, after a setting has changed."""
+    rho = next_rho(group)
+    if isinstance(group["cooling_rho"], Tensor):
+        group["cooling_rho"].fill_(rho)  # or a compiled step would see another type
+    else:
+        group["cooling_rho"] = rho
+
+
 def _cools(group: Group) -> bool:
     """Whether rho is known to come to 0 at total_steps."""
     return group["schedule"] is None and group["law"] != "constant"
@@ -114,8 +124,12 @@ def _rho(group: Group) -> Number:
     if group["schedule"] is not None:
         rho = group["schedule"](step)
         return torch.as_tensor(rho, dtype=dtype, device=group["cooling_step"].device)
-    cooled: Tensor = cooled_rho(step, *cooling, dtype=dtype, xp=xp)
+    cooled: Tensor = cooled_rho(step, *cooling, dtype=dtype, xp=_TRACEABLE)
     return cooled
+
+
+# In a compiled step a total_steps that has changed is symbolic, which compat's clip cannot take.
+_TRACEABLE = SimpleNamespace(**{**vars(xp), "clip": torch.clamp})
 
 
 def _dtype(device: torch.device) -> torch.dtype:

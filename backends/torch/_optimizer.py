@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from coolmomentum import _check, _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
 from coolmomentum.temperature import DisplacementSum, coordinates
-from coolmomentum.torch._clock import next_rho, place_clock, scalar, step_of, tick
+from coolmomentum.torch._clock import next_rho, place_clock, refresh_rho, scalar, step_of, tick
 from coolmomentum.torch._paths import (
     Number,
     Plan,
@@ -258,7 +258,7 @@ class CoolMomentum(Optimizer):
             extended.append(checked_cooling(group | {"total_steps": total_steps}))
         for group, cooling in zip(self.param_groups, extended, strict=True):
             group.update(cooling)
-            place_clock(group)
+            refresh_rho(group)
         if self.defaults["total_steps"] is not None:
             self.defaults["total_steps"] = total_steps
 
@@ -490,9 +490,10 @@ class CoolMomentum(Optimizer):
                 continue
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
+            new = dict(group)
             if index in known and group["schedule"] not in (None, known[index][0]):
-                group.update(dict.fromkeys(COOLING))  # a new schedule replaces the numbers
-            group.update(checked_cooling(group))
+                new |= dict.fromkeys(COOLING)  # a new schedule replaces the numbers
+            group.update(checked_cooling(new))
             if not isinstance(group.get("cooling_step"), Tensor):
                 clock = _check.whole("cooling_step", group.get("cooling_step", 0), 0)
                 lr, idle = group.get("cooling_lr", 1.0), group.get("cooling_idle", ())
@@ -723,6 +724,7 @@ def _continued(own: Group, saved: Group) -> Group:
     else:
         cooling = checked_cooling({name: own[name] for name in COOLING} | saved)
     clock = torch.as_tensor(saved["cooling_step"], dtype=torch.int64)
+    _check.whole("cooling_step", int(clock), 0)
     return kept | cooling | {"cooling_step": clock}
 
 
