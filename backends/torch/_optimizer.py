@@ -380,7 +380,8 @@ class CoolMomentum(Optimizer):
 
     def _labelled(self) -> Iterator[tuple[str | int, Tensor]]:
         """Parameters with a label each; a name that comes again gets a number, ``weight#2``."""
-        place, seen = 0, dict[str | int, int]()
+        place = 0
+        seen: dict[str | int, int] = {}
         for group in self.param_groups:
             names = group.get("param_names", ())
             for i, param in enumerate(group["params"]):

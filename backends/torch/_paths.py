@@ -14,8 +14,9 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
+from coolmomentum._arrays import wide
 from coolmomentum.torch._settings import Group
-from coolmomentum.update import langevin_step
+from coolmomentum.update import langevin_step, next_displacement
 
 Number = float | Tensor  # a float, or a 0-d tensor
 
@@ -134,7 +135,9 @@ def _guards_work() -> bool:
 
 
 def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "Path":
-    if type(param) not in PLAIN or param.dtype != grad.dtype:
+    if type(param) not in PLAIN:
+        return _in_place
+    if param.dtype != grad.dtype:
         return _by_the_core
     if not torch.compiler.is_compiling() and grad.is_neg():  # kernels read what is in the memory
         return _one_by_one if group["foreach"] is False else _foreach
@@ -291,8 +294,25 @@ def _foreach_in_place(tensors: Tensors, step: Step) -> None:
     torch._foreach_add_(params, displacements)
 
 
+def _in_place(tensors: Tensors, step: Step) -> None:
+    """One by one, the parameter by ``add_`` alone: some tensor subclasses have little else.
+
+    ``add_`` rounds the sum once, to the dtype of the parameter or as its class does.
+    """
+    for param, grad, displacement in tensors.triples():
+        x, slope, dx = (wide(tensor, xp) for tensor in (param, grad, displacement))
+        slope = -slope if step.maximize else slope
+        if step.weight_decay and not step.decoupled_weight_decay:
+            slope = slope + x * step.weight_decay
+        moved = next_displacement(dx, slope, rho=step.rho, step_size=step.eta)
+        displacement.copy_(moved)
+        if step.weight_decay and step.decoupled_weight_decay:
+            moved = moved - x * (step.lr * step.weight_decay)
+        param.add_(moved)
+
+
 def _by_the_core(tensors: Tensors, step: Step) -> None:
-    """The core's update, one by one: for tensor subclasses and gradients of another dtype."""
+    """The core's update, one by one: for gradients of another dtype."""
     for param, grad, displacement in tensors.triples():
         x, dx = _langevin_step(param, grad, displacement, step)
         param.copy_(x)

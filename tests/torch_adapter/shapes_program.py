@@ -5,8 +5,8 @@ in the right trajectory, or in an error that names parameter and shapes and has 
 """
 
 import copy
+import os
 import re
-import sys
 
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -153,8 +153,13 @@ CASE = {"path": {}, "dtype": torch.float32, "same": [False] * 3, "layout": "C", 
         "named": True, "before": 0, "edit": "none", "edited": (3,), "which": 0}  # fmt: skip
 
 
-@settings(max_examples=int(sys.argv[1]), derandomize=True, deadline=None, database=None,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@settings(
+    max_examples=int(os.environ.get("SHAPES_EXAMPLES", "200")),
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(draws)
 @example(CASE | {"saved": [(10, 64)], "present": [(1000, 64)] * 3})
 @example(CASE | {"saved": [(1000, 64)], "present": [(10, 64)] * 3})
