@@ -386,3 +386,108 @@ def test_a_rehearsal_with_fake_tensors():
         param.grad = torch.ones(2)
         optimizer.step()
         assert optimizer.state[param]["displacement"].shape == (2,)
+
+
+# --- tensor subclasses --------------------------------------------------------------------------
+
+
+class InPlaceOnly(torch.Tensor):
+    """A weight that holds another tensor and has little arithmetic: add_, copies and products."""
+
+    KNOWN = frozenset(
+        {"aten::add_", "aten::mul", "aten::_to_copy", "aten::detach", "aten::zeros_like"}
+    )
+
+    @staticmethod
+    def __new__(cls, held):
+        """Pose as a tensor of this shape and dtype."""
+        return torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype)
+
+    def __init__(self, held):
+        self.held = held
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        """Refuse what is not known; only add_ and detach give back one of these."""
+        name = func._schema.name
+        if name not in cls.KNOWN:
+            raise NotImplementedError(name)
+        plain = [x.held if isinstance(x, cls) else x for x in args]
+        out = func(*plain, **(kwargs or {}))
+        if name == "aten::add_":
+            return args[0]
+        return cls(out) if name == "aten::detach" else out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"weight_decay": 0.25},
+        {"weight_decay": 0.25, "decoupled_weight_decay": True},
+        {"maximize": True, "weight_decay": 0.25},
+        {"foreach": True},
+        {"fused": True},
+        {"capturable": True},
+        {"displacement_dtype": torch.float32},
+    ],
+    ids=str,
+)
+def test_a_subclass_with_in_place_arithmetic_only(dtype, settings):
+    """It is moved as a plain tensor is, to the rounding of its dtype."""
+    held = draw(4, 3, dtype=dtype)
+    weight = torch.nn.Parameter(InPlaceOnly(held))
+    twin = held.clone().requires_grad_()
+    run = {"lr": 0.5, "total_steps": 6, "rho0": 0.5} | settings
+    optimizer, plain = CoolMomentum([weight], **run), CoolMomentum([twin], **run)
+    for seed in range(8):
+        follow([weight], optimizer, [[draw(4, 3, dtype=dtype, seed=seed + 9)]])
+        follow([twin], plain, [[draw(4, 3, dtype=dtype, seed=seed + 9)]])
+    assert optimizer.state[weight]["displacement"].dtype == run.get("displacement_dtype", dtype)
+    # 8 steps of 6 roundings at most in each of the two, of numbers below 8; rho at most halves.
+    bound = 2 * 8 * 6 * torch.finfo(dtype).eps * 8
+    torch.testing.assert_close(weight.held, twin.detach(), rtol=0, atol=bound)
+    torch.testing.assert_close(
+        optimizer.temperature(), plain.temperature(), rtol=8 * 8 * torch.finfo(dtype).eps, atol=0
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # what importing it says is its own
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"weight_decay": 0.01}, {"weight_decay": 0.01, "decoupled_weight_decay": True}],
+    ids=str,
+)
+def test_int8_weights_of_torchao(dtype, settings):
+    """A network of its int8 weights trains; each step is w.add_(dx), rounded as torchao rounds."""
+    from torchao.prototype.quantized_training import int8_weight_only_quantized_training
+    from torchao.quantization import quantize_
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16))
+    quantize_(model.to(dtype), int8_weight_only_quantized_training())
+    x = torch.randn(64, 16, dtype=dtype)
+    optimizer = CoolMomentum(model.parameters(), lr=0.1, total_steps=60, rho0=0.9, **settings)
+    weight, losses = model[0].weight, []
+    for n in range(60):
+        optimizer.zero_grad()
+        loss = (model(x) - x.flip(1)).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        before = weight.detach().clone()
+        torch.manual_seed(
+            n
+        )  # torchao rounds at random; the first weight is the first to be rounded
+        optimizer.step()
+        torch.manual_seed(n)
+        moved = optimizer.state[weight]["displacement"]
+        if not settings and dtype == torch.float32:
+            assert torch.equal(before.add_(moved).int_data, weight.int_data)
+    assert type(weight).__name__ == "Int8QuantizedTrainingLinearWeight"
+    assert losses[-1] < 0.7 * losses[0]
+    assert 0 < float(optimizer.temperature()) < 1
+    resumed = CoolMomentum(model.parameters(), lr=0.1, total_steps=60, rho0=0.9)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert float(resumed.temperature()) == float(optimizer.temperature())
