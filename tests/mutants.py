@@ -239,8 +239,8 @@ TORCH_MUTANTS = [
     Mutant(
         "decoupled weight decay after the displacement",
         "torch/_optimizer.py",
-        "            tick(group, step.lr)\n",
-        "            tick(group, step.lr)\n"
+        "            past_end |= tick(group, step.lr)\n",
+        "            past_end |= tick(group, step.lr)\n"
         "            for x, dx in zip(tensors.params, tensors.displacements, strict=True):\n"
         "                if step.decoupled_weight_decay:\n"
         "                    dx.sub_(step.lr * step.weight_decay * x)\n",
@@ -315,8 +315,8 @@ TORCH_MUTANTS = [
     Mutant(
         "displacement not saved",
         "torch/_optimizer.py",
-        '                group["schedule"] = None\n',
-        '                group["schedule"] = None\n            packed["state"] = {}\n',
+        "                group.update(plain(group))\n",
+        '                group.update(plain(group))\n            packed["state"] = {}\n',
         contract(RELOADED, TORCH),
     ),
     Mutant(
@@ -329,21 +329,21 @@ TORCH_MUTANTS = [
     Mutant(
         "temperature with the learning rate of now, not of the last step",
         "torch/_optimizer.py",
-        '        return [scalar(group["cooling_lr"])',
-        '        return [scalar(group["lr"])',
+        '            scalar(group["cooling_lr"]) if in_units_of_lr',
+        '            scalar(group["lr"]) if in_units_of_lr',
         Selection("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
     Mutant(
         "temperature of the parameters, not of their displacements",
         "torch/_optimizer.py",
-        '[self.state.get(p, {}).get("displacement", at_rest) for p in params]',
-        "params",
+        "            groups.append(([p for p, _ in pairs], [dx for _, dx in pairs]))",
+        "            groups.append(([p for p, _ in pairs], [p for p, _ in pairs]))",
         contract(LAWS, TORCH),
     ),
     Mutant(
         "temperature over frozen parameters too",
         "torch/_optimizer.py",
-        " if p.requires_grad or p.grad is not None]",
+        " if p.requires_grad or dx is not at_rest]",
         "]",
         Selection("torch_adapter/test_torch_update.py", "test_temperature_leaves_out"),
     ),

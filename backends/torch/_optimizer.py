@@ -679,16 +679,12 @@ class CoolMomentum(Optimizer):
         groups = []
         for group in self.param_groups:
             idle = set(group["cooling_idle"])
-            moved = {
-                param: at_rest if i in idle else self.state.get(param, {}).get("displacement")
-                for i, param in enumerate(group["params"])
-            }
-            moved = {
-                param: at_rest if dx is None else dx
-                for param, dx in moved.items()
-                if param.requires_grad or not (dx is None or dx is at_rest)
-            }
-            groups.append((list(moved), list(moved.values())))
+            pairs = [
+                (p, at_rest if i in idle else self.state.get(p, {}).get("displacement", at_rest))
+                for i, p in enumerate(group["params"])
+            ]
+            pairs = [(p, dx) for p, dx in pairs if p.requires_grad or dx is not at_rest]
+            groups.append(([p for p, _ in pairs], [dx for _, dx in pairs]))
         return groups
 
     def _units(self, in_units_of_lr: bool) -> list[Number]:
