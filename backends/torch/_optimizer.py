@@ -111,8 +111,9 @@ class CoolMomentum(Optimizer):
     Beside its settings a parameter group holds, to be read, ``"cooling_step"``, the clock (a 0-d
     int64 tensor), ``"cooling_rho"``, the coefficient of the next step, ``"cooling_lr"``, the
     learning rate of the last step, and ``"cooling_idle"``, the indices of the parameters that the
-    last step did not move. Settings that you edit there are checked before the next step. No key
-    is called momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``.
+    last step did not move, as ``"0,3"`` (distributed checkpoints cannot take a list). Settings that
+    you edit there are checked before the next step. No key is called momentum: give OneCycleLR and
+    CyclicLR ``cycle_momentum=False``.
 
     Examples
     --------
@@ -205,7 +206,7 @@ class CoolMomentum(Optimizer):
         """Let a group begin at a clock, with what is to be read beside it."""
         group["cooling_step"] = clock
         group["cooling_lr"] = 1.0  # none yet; a displacement of 0 is cold by any but 0
-        group["cooling_idle"] = ()
+        group["cooling_idle"] = ""
         place_clock(group)
         self.__dict__["_clocks"] = [group["cooling_step"]]  # survives param_groups.clear()
 
@@ -443,8 +444,8 @@ class CoolMomentum(Optimizer):
                 known_squares.forget(here.displacements)
                 take_step(here, step, way)
             if group["cooling_idle"] or len(tensors.params) != len(group["params"]):
-                group["cooling_idle"] = tuple(
-                    [i for i, param in enumerate(group["params"]) if param.grad is None]
+                group["cooling_idle"] = ",".join(
+                    [str(i) for i, param in enumerate(group["params"]) if param.grad is None]
                 )
             past_end |= tick(group, step.lr)
         if past_end:
@@ -497,7 +498,7 @@ class CoolMomentum(Optimizer):
             group.update(checked_cooling(new))
             if not isinstance(group.get("cooling_step"), Tensor):
                 clock = _check.whole("cooling_step", group.get("cooling_step", 0), 0)
-                lr, idle = group.get("cooling_lr", 1.0), group.get("cooling_idle", ())
+                lr, idle = group.get("cooling_lr", 1.0), group.get("cooling_idle", "")
                 self._publish(group, torch.tensor(clock, dtype=torch.int64, device="cpu"))
                 group.update(cooling_lr=lr, cooling_idle=idle)
             self._note_settings(index)
@@ -678,7 +679,7 @@ class CoolMomentum(Optimizer):
         at_rest = torch.zeros((), device="cpu")  # of one that the last step left alone
         groups = []
         for group in self.param_groups:
-            idle = set(group["cooling_idle"])
+            idle = {int(i) for i in group["cooling_idle"].split(",") if i}
             pairs = [
                 (p, at_rest if i in idle else self.state.get(p, {}).get("displacement", at_rest))
                 for i, p in enumerate(group["params"])

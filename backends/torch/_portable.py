@@ -94,7 +94,7 @@ def import_state(
     for group in optimizer.param_groups:
         group["cooling_step"] = torch.tensor(saved.clock, dtype=torch.int64, device="cpu")
         group["cooling_lr"] = saved.last_learning_rate
-        group["cooling_idle"] = ()
+        group["cooling_idle"] = ""
         place_clock(group)
 
 

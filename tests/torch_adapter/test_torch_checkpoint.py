@@ -2,9 +2,12 @@
 
 import copy
 import pickle
+import tempfile
+import warnings
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from checkpoint_tools import (
     SETTINGS,
     STEPS,
@@ -226,6 +229,31 @@ def test_distributed_state_dicts(options):
         step(other, resumed, n)
     assert same(other.parameters(), model.parameters())
     assert resumed.param_groups[0]["cooling_rho"] == optimizer.param_groups[0]["cooling_rho"]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "full", "flattened"])
+def test_distributed_state_dicts_know_what_the_last_step_moved(options):
+    """A layer that had no gradient in it does not heat the temperature of the resumed run."""
+    model, optimizer = model_and_optimizer()
+    step(model, optimizer, 1)
+    optimizer.zero_grad()
+    model[0](torch.ones(5, 3)).pow(2).sum().backward()
+    optimizer.step()
+    assert optimizer.param_groups[0]["cooling_idle"] == "2,3"
+    saved = copy.deepcopy(get_optimizer_state_dict(model, optimizer, options=options))
+    other, resumed = model_and_optimizer()
+    set_optimizer_state_dict(other, resumed, saved, options=options)
+    assert float(resumed.temperature()) == float(optimizer.temperature())
+    dcp = torch.distributed.checkpoint
+    again, also = model_and_optimizer()
+    here = {"optimizer": get_optimizer_state_dict(again, also, options=options)}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is meant for several processes
+        dcp.save({"optimizer": saved}, checkpoint_id=folder, no_dist=True)
+        dcp.load(here, checkpoint_id=folder, no_dist=True)
+    set_optimizer_state_dict(again, also, here["optimizer"], options=options)
+    assert float(also.temperature()) == float(optimizer.temperature())
+    assert clock(also) == 2
 
 
 @pytest.mark.parametrize("lr", [0.125, torch.tensor(0.125)], ids=["float", "tensor"])
