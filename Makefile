@@ -6,7 +6,7 @@ CONFIG ?= laptop-digits
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo benchmark figures agreement mutants speed test lint clean
+.PHONY: demo benchmark figures agreement mutants speed test test-lowest test-pythons lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.training demo $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
@@ -44,6 +44,17 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/pre-commit validate-config
 	$(BIN)/check-symlinks coolmomentum/*
 
+# The tests with the lowest versions that pyproject.toml claims, and with those of constraints.txt on
+# Pythons that `make test` is not run with: each framework apart, in environments that are removed.
+# ENVIRONMENTS: of core torch jax keras-tensorflow keras-jax keras-torch; none: all.
+ENVIRONMENTS ?=
+PYTHONS ?= python3.12 python3.13
+test-lowest:
+	$(PYTHON) tests/versions.py lowest $(ENVIRONMENTS)
+
+test-pythons:
+	for python in $(PYTHONS); do $$python tests/versions.py today $(ENVIRONMENTS) || exit 1; done
+
 # Measures every path against the float64 reference and writes docs/agreement.md.
 agreement: $(VENV)/dev.stamp
 	PYTHONPATH=tests $(BIN)/python tests/contract/agreement.py
@@ -53,7 +64,7 @@ mutants: $(VENV)/dev.stamp
 	$(BIN)/python tests/mutants.py
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) $(VENV)-* results
 
 # One stamp for each set of extras: a change of the requirements installs anew.
 $(VENV)/%.stamp: pyproject.toml constraints.txt

@@ -207,15 +207,17 @@ def test_half_precision_steps_are_added_in_float32(library, dtype):
     "library", libraries("numpy", "torch", "jax", "jax-jit"), ids=lambda library: library.name
 )
 def test_a_long_float32_sum_of_squares(library):
-    """Over 2e7 float32 entries the sum of squares is right to 1e-6.
+    """Over 2e7 float32 entries the sum of squares is right to the roundings of a sum by pairs.
 
-    One running float32 sum would stop growing near 2**24 and be off by 16 per cent here.
+    Of NumPy they are 1 of the square, 18 of a block of 128 in eight sums, and 18 of 2e7 / 128
+    blocks; 1.2e-6 is found before NumPy 2.3, less since. One running float32 sum would stop growing
+    near 2**24 and be off by 16 per cent here.
     """
     x = np.random.default_rng(0).uniform(0.5, 1.5, 20_000_000).astype(np.float32)
     expected = float(np.sum(np.square(x, dtype=np.float64)))
     total = library.compile(squared_norm)(library.array(x))
     assert library.dtype_name(total) == "float32"
-    assert float(total) == pytest.approx(expected, rel=1e-6, abs=0)
+    assert float(total) == pytest.approx(expected, rel=37 * U32, abs=0)
 
 
 # --- the accumulator as a pytree ------------------------------------------------------------------
