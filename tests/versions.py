@@ -40,7 +40,7 @@ ENVIRONMENTS = {
         "jax",
         ("jax", "optax", "numpy"),
         ("tests", "coolmomentum/jax", "docs/jax.md"),
-        more=("flax", "orbax-checkpoint", "flatbuffers"),
+        more=("flax", "orbax-checkpoint", "flatbuffers", "scikit-learn"),
     ),
     "keras-tensorflow": Environment(
         "tensorflow",
@@ -64,7 +64,7 @@ def run(name: str, which: str, keep: bool) -> tuple[str, str]:
     venv.create(folder, with_pip=True, clear=True)
     python = str(folder / "bin" / "python")
     try:
-        install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         install += ["-c", str(ROOT / FILES[which])]
         # Without build isolation, so that the lowest hatchling is what builds.
         if subprocess.run([*install, "hatchling", "editables"], check=False).returncode:
