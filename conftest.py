@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+from pathlib import Path
 
+import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -19,5 +21,23 @@ if "KERAS_BACKEND" not in os.environ:
     collect_ignore += ["docs/keras.md", "docs/checkpoints.md"]
     collect_ignore_glob = ["benchmarks/training/_keras*.py"]
 
-if importlib.util.find_spec("triton") is None:  # not on this system
-    collect_ignore += ["coolmomentum/torch/_one_pass.py"]
+# What cannot run without a package; tests/frameworks.py has the same for the tests.
+NEEDS = {
+    "torch": ["coolmomentum/torch", "docs/thermometer.md", "docs/plots.md"],
+    "optax": ["coolmomentum/jax", "docs/jax.md", "docs/thermometer.md"],
+    "matplotlib": ["coolmomentum/plot.py", "docs/plots.md"],
+    "safetensors": ["coolmomentum/checkpoint.py", "docs/checkpoints.md"],
+    "benchopt": [str(path) for path in Path(__file__).parent.glob("benchmarks/**/*.py")],
+    "triton": ["coolmomentum/torch/_one_pass.py"],  # not on every system
+}
+for package, paths in NEEDS.items():
+    if importlib.util.find_spec(package) is None:
+        collect_ignore += paths
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip README.md, a whole, where not all that it shows is installed."""
+    missing = [name for name in ("torch", "optax") if importlib.util.find_spec(name) is None]
+    for item in items:
+        if missing and item.path.name == "README.md":
+            item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))

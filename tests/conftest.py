@@ -4,14 +4,13 @@ import os
 from collections.abc import Iterator
 
 import hypothesis
-import jax
-import jax.numpy as jnp
 import pytest
 import triton_interpreter  # noqa: F401  # for what it does: interpret kernels, as there is no GPU
+from frameworks import framework, left_out
 from libraries import LIBRARIES, Library
 
 # They need eight devices, which test_jax_sharding.py gives them in a process of their own.
-collect_ignore_glob = ["*_on_eight_devices.py"]
+collect_ignore_glob = ["*_on_eight_devices.py", *left_out()]
 
 # Chosen by HYPOTHESIS_PROFILE or by pytest's --hypothesis-profile; see CONTRIBUTING.md.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -27,6 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+def pytest_report_header() -> str:
+    """What is not tested here, because something is not installed."""
+    return f"left out, as not all they need is installed: {', '.join(left_out()) or 'none'}"
+
+
 @pytest.fixture(params=LIBRARIES, ids=lambda library: library.name)
 def library(request: pytest.FixtureRequest) -> Library:
     """Each array library; JAX both eager and jitted."""
@@ -36,6 +40,7 @@ def library(request: pytest.FixtureRequest) -> Library:
 @pytest.fixture
 def jax_x64() -> Iterator[None]:
     """JAX with 64-bit types, as ``jax.config.update("jax_enable_x64", True)`` makes it."""
+    jax = framework("jax")
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
@@ -44,6 +49,6 @@ def jax_x64() -> Iterator[None]:
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest, library: Library) -> str:
     """The dtypes that a library computes in; JAX has float64 with x64 only."""
-    if request.param == "float64" and library.xp is jnp:
+    if request.param == "float64" and library.name.startswith("jax"):
         request.getfixturevalue("jax_x64")
     return request.param

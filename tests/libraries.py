@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import array_api_strict
-import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
+from frameworks import installed
 
 
 def _as_is(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,7 +37,18 @@ class Library:
 
 NUMPY = Library("numpy", np)
 STRICT = Library("array_api_strict", array_api_strict)
-TORCH = Library("torch", torch)
-JAX = Library("jax", jnp)
-JAX_JIT = Library("jax-jit", jnp, jax.jit)
-LIBRARIES = (NUMPY, STRICT, TORCH, JAX, JAX_JIT)
+LIBRARIES = [NUMPY, STRICT]
+if installed("torch"):
+    import torch
+
+    LIBRARIES += [Library("torch", torch)]
+if installed("jax"):
+    import jax
+    import jax.numpy as jnp
+
+    LIBRARIES += [Library("jax", jnp), Library("jax-jit", jnp, jax.jit)]
+
+
+def libraries(*names: str) -> list[Library]:
+    """Those of these names that are installed."""
+    return [library for library in LIBRARIES if library.name in names]

@@ -5,11 +5,10 @@ import pickle
 import re
 
 import exact
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from exact import LAWS, RHO_ROUNDINGS, U32, U64
+from frameworks import framework
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -17,6 +16,8 @@ from trajectories import AUTHORS, RATIONAL
 
 from coolmomentum import CoolingSchedule
 from coolmomentum.numpy import CoolMomentum, State
+
+torch, jnp = framework("torch"), framework("jax.numpy")
 
 
 def run(optimizer, params, gradient, steps, state=None):

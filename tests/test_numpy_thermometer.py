@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from libraries import NUMPY, STRICT, TORCH
+from libraries import libraries
 
 from coolmomentum.numpy import CoolMomentum, Thermometer
 from coolmomentum.thermometer import READINGS, PairSums, Rows, Window
@@ -74,7 +74,9 @@ def dots(xs, ys):
     return np.array([np.sum(x * y) for x, y in zip(xs, ys, strict=True)])
 
 
-@pytest.mark.parametrize("library", [NUMPY, STRICT, TORCH], ids=lambda library: library.name)
+@pytest.mark.parametrize(
+    "library", libraries("numpy", "array_api_strict", "torch"), ids=lambda library: library.name
+)
 def test_every_library(library):
     """The list of two steps of three coordinates: 8/3 by Eq. 22, 2/3 by three points."""
     steps = [[0.1, -0.2, 0.3], [0.1, -0.1, 0.2]]

@@ -3,20 +3,19 @@
 import json
 import sys
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import optax
 import pytest
 import safetensors.numpy
-import torch
+from frameworks import framework
 
 from coolmomentum import CoolingSchedule
-from coolmomentum import jax as cool_jax
 from coolmomentum import numpy as cool_numpy
-from coolmomentum import torch as cool_torch
 from coolmomentum.portable import PortableState, load_file, save_file
+
+torch, cool_torch = framework("torch"), framework("coolmomentum.torch")
+jax, jnp, optax = framework("jax"), framework("jax.numpy"), framework("optax")
+cool_jax = framework("coolmomentum.jax")
 
 COOLING = CoolingSchedule(total_steps=9, rho0=0.9, law="linear", warmup_steps=2)
 

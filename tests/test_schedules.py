@@ -7,14 +7,13 @@ import re
 from decimal import Decimal
 
 import exact
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from exact import COOLING_LAWS, LAWS, RHO_ROUNDINGS, U32, U64
+from frameworks import framework
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from libraries import JAX, JAX_JIT, NUMPY, TORCH
+from libraries import libraries
 
 from coolmomentum import (
     CoolingSchedule,
@@ -33,6 +32,8 @@ from coolmomentum import (
     step_size,
     steps_for_cooling_rate,
 )
+
+jax, jnp = framework("jax"), framework("jax.numpy")
 
 # --- the reference values -------------------------------------------------------------------------
 
@@ -344,7 +345,9 @@ def clock(total_steps):
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("total_steps", [312_400, 10_000_000])
-@pytest.mark.parametrize("library", [NUMPY, TORCH, JAX, JAX_JIT], ids=lambda library: library.name)
+@pytest.mark.parametrize(
+    "library", libraries("numpy", "torch", "jax", "jax-jit"), ids=lambda library: library.name
+)
 def test_float32_rho_at_every_step(library, law, total_steps):
     """In float32 rho is good to 1e-6 at every step of a long run, never NaN, exactly 0 at the end.
 
@@ -353,7 +356,7 @@ def test_float32_rho_at_every_step(library, law, total_steps):
     """
     steps = clock(total_steps)
     schedule = CoolingSchedule(total_steps, 0.99, law)
-    kwargs = {} if library.xp is jnp else {"dtype": library.xp.float32}
+    kwargs = {} if library.name.startswith("jax") else {"dtype": library.xp.float32}
     rho = np.asarray(library.compile(lambda n: schedule(n, **kwargs))(library.array(steps)))
     assert rho.dtype == np.float32
     expected = in_float64(law, np.maximum(steps, 0), total_steps, 0.99)
@@ -374,7 +377,7 @@ def test_the_power_of_eq_20_fails_in_float32(total_steps):
     assert np.max(np.abs(naive - expected)) > 1e-3
 
 
-@pytest.mark.parametrize("library", [JAX, JAX_JIT], ids=lambda library: library.name)
+@pytest.mark.parametrize("library", libraries("jax", "jax-jit"), ids=lambda library: library.name)
 @pytest.mark.parametrize("law", LAWS)
 def test_float64_rho_in_jax(library, law, jax_x64):
     """With x64 the same function is right to float64, whatever integer counts the steps.

@@ -4,15 +4,14 @@ import math
 import re
 from fractions import Fraction as F  # noqa: N817  # stands in every other expression
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from exact import U32, U64
+from frameworks import framework
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from libraries import JAX, JAX_JIT, NUMPY, TORCH
+from libraries import libraries
 
 from coolmomentum import (
     DisplacementSum,
@@ -21,6 +20,8 @@ from coolmomentum import (
     temperature,
     three_point_temperature,
 )
+
+jax, jnp = framework("jax"), framework("jax.numpy")
 
 # --- the reference values -------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ def test_a_complex_number_is_two_coordinates(x):
 @pytest.mark.parametrize("wide", [False, True], ids=["complex64", "complex128"])
 def test_complex_arrays_of_every_library(library, wide, request):
     """(3 + 4i, 0) has mean square 25/4, in the real dtype of its width."""
-    if wide and library.xp is jnp:
+    if wide and library.name.startswith("jax"):
         request.getfixturevalue("jax_x64")
     x = library.array([3 + 4j, 0], dtype="complex128" if wide else "complex64")
     reading = library.compile(rescaled_temperature)(x)
@@ -177,8 +178,11 @@ def test_the_three_point_form_of_a_straight_walk(x, lr, rho):
 # --- precision ------------------------------------------------------------------------------------
 
 
-HALF = [(NUMPY, "float16")] + [
-    (library, dtype) for library in (TORCH, JAX, JAX_JIT) for dtype in ("float16", "bfloat16")
+HALF = [
+    (library, dtype)
+    for library in libraries("numpy", "torch", "jax", "jax-jit")
+    for dtype in ("float16", "bfloat16")
+    if hasattr(library.xp, dtype)
 ]
 
 
@@ -199,17 +203,21 @@ def test_half_precision_steps_are_added_in_float32(library, dtype):
     assert float(reading) == 2049**2 / 2
 
 
-@pytest.mark.parametrize("library", [NUMPY, TORCH, JAX, JAX_JIT], ids=lambda library: library.name)
+@pytest.mark.parametrize(
+    "library", libraries("numpy", "torch", "jax", "jax-jit"), ids=lambda library: library.name
+)
 def test_a_long_float32_sum_of_squares(library):
-    """Over 2e7 float32 entries the sum of squares is right to 1e-6.
+    """Over 2e7 float32 entries the sum of squares is right to the roundings of a sum by pairs.
 
-    One running float32 sum would stop growing near 2**24 and be off by 16 per cent here.
+    Of NumPy they are 1 of the square, 18 of a block of 128 in eight sums, and 18 of 2e7 / 128
+    blocks; 1.2e-6 is found before NumPy 2.3, less since. One running float32 sum would stop growing
+    near 2**24 and be off by 16 per cent here.
     """
     x = np.random.default_rng(0).uniform(0.5, 1.5, 20_000_000).astype(np.float32)
     expected = float(np.sum(np.square(x, dtype=np.float64)))
     total = library.compile(squared_norm)(library.array(x))
     assert library.dtype_name(total) == "float32"
-    assert float(total) == pytest.approx(expected, rel=1e-6, abs=0)
+    assert float(total) == pytest.approx(expected, rel=37 * U32, abs=0)
 
 
 # --- the accumulator as a pytree ------------------------------------------------------------------

@@ -4,16 +4,14 @@ import math
 import re
 from fractions import Fraction as F  # noqa: N817  # stands in every other expression
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 from ensembles import AVERAGED, VARIANCES, WHITE, two_points
 from exact import U32, U64
+from frameworks import framework
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from libraries import JAX_JIT, NUMPY, STRICT, TORCH
+from libraries import libraries
 
 from coolmomentum.thermometer import (
     EVERY,
@@ -26,8 +24,14 @@ from coolmomentum.thermometer import (
     pair_sums,
 )
 
+jax, jnp = framework("jax"), framework("jax.numpy")
+linalg = framework("scipy.linalg")
 
-@pytest.fixture(params=[NUMPY, STRICT, TORCH, JAX_JIT], ids=lambda library: library.name)
+
+@pytest.fixture(
+    params=libraries("numpy", "array_api_strict", "torch", "jax-jit"),
+    ids=lambda library: library.name,
+)
 def library(request):
     """Each array library; of JAX the jitted form alone, for eagerly every operation compiles."""
     return request.param
@@ -38,7 +42,7 @@ def library(request):
 
 def stationary(matrix, noise):
     """Covariance of ``z -> matrix z + noise xi`` at rest, by SciPy's Lyapunov solver."""
-    return scipy.linalg.solve_discrete_lyapunov(np.array(matrix), np.outer(noise, noise))
+    return linalg.solve_discrete_lyapunov(np.array(matrix), np.outer(noise, noise))
 
 
 def white(rho, eta, k, variance):

@@ -5,14 +5,16 @@ from decimal import Decimal, localcontext
 from fractions import Fraction as F  # noqa: N817  # stands in every other expression
 
 import exact
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from exact import U32, U64
-from libraries import JAX, JAX_JIT, TORCH
+from frameworks import framework
+from libraries import libraries
 from trajectories import AUTHORS, RATIONAL
 
 from coolmomentum import langevin_step, next_displacement
+
+jnp = framework("jax.numpy")
 
 
 @pytest.mark.parametrize("run", RATIONAL, ids=lambda run: run.name)
@@ -120,7 +122,11 @@ def test_complex_parameters_move_as_their_parts():
             np.testing.assert_array_equal(part(result), expected)
 
 
-HALF = [(library, dtype) for library in (TORCH, JAX, JAX_JIT) for dtype in ("float16", "bfloat16")]
+HALF = [
+    (library, dtype)
+    for library in libraries("torch", "jax", "jax-jit")
+    for dtype in ("float16", "bfloat16")
+]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,7 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(library, dtype, 
         rounded = library.array(library.array(expected, dtype=dtype), dtype="float32")
         wrong = np.asarray(library.array(result, dtype="float32")) != np.asarray(rounded)
         # A float32 sum moved by a few u32 rounds to another float16 with a chance of a few 2**-13.
-        assert np.mean(wrong) <= (0.01 if library is JAX_JIT else 0)
+        assert np.mean(wrong) <= (0.01 if library.name == "jax-jit" else 0)
 
 
 def test_a_float32_displacement_of_a_half_precision_parameter():

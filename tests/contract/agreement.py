@@ -3,6 +3,8 @@
 Run as ``make agreement``. It takes some minutes; Keras is measured in a process for each backend.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -14,17 +16,14 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from bounds import FORMATS, RunningBound, rounded
 from drivers import DRIVERS, Driver, Oracle
-from matplotlib.figure import Figure
+from frameworks import framework
 
 from coolmomentum import CoolingSchedule
 
-mpl.use("agg")
+pd, plt = framework("pandas"), framework("matplotlib.pyplot")  # of the page alone
 DOCS = Path(__file__).parents[2] / "docs"
 STEPS = 1000
 SHAPES = ((3, 4), (), (129,), (16, 8))
@@ -213,7 +212,7 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(frame: pd.DataFrame) -> plt.Figure:
     """For each path and dtype a dot at the worst deviation and a bar at its bound."""
     paths = list(dict.fromkeys(frame["path"]))[::-1]  # from the top
     drawn, panels = plt.subplots(
@@ -258,6 +257,7 @@ def main() -> None:
         rows.write_text(json.dumps(measured_here()), encoding="utf-8")
         return
     frame = measured_everywhere()
+    plt.switch_backend("agg")
     figure(frame).savefig(DOCS / "agreement.png", dpi=110, facecolor="white")
     (DOCS / "agreement.md").write_text(page(frame), encoding="utf-8")
 

@@ -13,18 +13,17 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import torch
 from bounds import RHO, Precision
+from frameworks import framework, installed
 from triton_interpreter import TRITON
 
 from coolmomentum import CoolingSchedule
-from coolmomentum import jax as cool_jax
 from coolmomentum import numpy as cool_numpy
-from coolmomentum import torch as cool_torch
+
+torch, cool_torch = framework("torch"), framework("coolmomentum.torch")
+jax, jnp, optax = framework("jax"), framework("jax.numpy"), framework("optax")
+cool_jax = framework("coolmomentum.jax")
 
 Arrays = list[np.ndarray]
 
@@ -247,8 +246,9 @@ class Numpy(Driver):
 
 # Each program is compiled for one set of shapes and settings, and they all share a code object:
 # never fall back to eager because there are many.
-torch._dynamo.config.recompile_limit = 10_000
-torch._dynamo.config.accumulated_recompile_limit = 10_000
+if installed("torch"):
+    torch._dynamo.config.recompile_limit = 10_000
+    torch._dynamo.config.accumulated_recompile_limit = 10_000
 
 
 @dataclass
@@ -317,12 +317,11 @@ class _TorchProgram:
         if driver.compiled:
             self.take = torch.compile(self.optimizer.step, backend="aot_eager")
 
-    @torch.no_grad()
     def start(self, params, lr, cooling):
         """As new, but for what is compiled."""
         (group,) = self.optimizer.param_groups
         for tensor, x in zip(group["params"], params, strict=True):
-            tensor.copy_(torch.tensor(x))
+            tensor.detach().copy_(torch.tensor(x))
             if tensor in self.optimizer.state:
                 self.optimizer.state[tensor]["displacement"].zero_()
         group["lr"] = lr
@@ -515,9 +514,9 @@ def _update_if_finite(fixed, weights, state, gradients, lr, decay, traced):
     return optax.apply_updates(weights, updates), outer.inner_state
 
 
-_jitted_update = functools.partial(jax.jit, static_argnums=0)(_update)
-# Jitted for the eager path too: it is a lax.cond, which compiles at every call.
-_jitted_update_if_finite = functools.partial(jax.jit, static_argnums=0)(_update_if_finite)
+@functools.cache
+def _jitted(update):
+    return jax.jit(update, static_argnums=0)
 
 
 @dataclass
@@ -527,7 +526,7 @@ class JaxRun:
     driver: Jax
     fixed: _Fixed
     traced: dict[str, Any]
-    weights: list[jax.Array]
+    weights: list[Any]
     state: Any
     lr: float
     cooling: Any
@@ -535,11 +534,12 @@ class JaxRun:
     last_lr: float = 1.0
 
     def step(self, gradients):
-        self._feed(_jitted_update if self.driver.jitted else _update, gradients)
+        self._feed(_jitted(_update) if self.driver.jitted else _update, gradients)
         self.last_lr = self.lr
 
     def skip(self):
-        self._feed(_jitted_update_if_finite, [np.full(x.shape, np.inf) for x in self.weights])
+        # Jitted for the eager path too: it is a lax.cond, which compiles at every call.
+        self._feed(_jitted(_update_if_finite), [np.full(x.shape, np.inf) for x in self.weights])
 
     def _feed(self, update, gradients):
         with jax.enable_x64(self.driver.dtype == "float64"):
@@ -624,3 +624,7 @@ if TRITON:
         DRIVERS[f"torch, one pass, {dtype}, float32 displacements"] = Torch(
             dtype, tracked, displacement_dtype="float32"
         )
+_NEEDS = {"numpy": ("numpy",), "torch": ("torch",), "jax": ("jax", "optax")}
+DRIVERS = {
+    name: driver for name, driver in DRIVERS.items() if installed(*_NEEDS[name.split(",")[0]])
+}

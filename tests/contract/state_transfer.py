@@ -7,13 +7,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from drivers import Arrays, Driver, Run
+from frameworks import framework
 
-from coolmomentum import jax as cool_jax
 from coolmomentum import numpy as cool_numpy
-from coolmomentum import torch as cool_torch
 from coolmomentum.portable import PortableState
+
+jax, cool_jax = framework("jax"), framework("coolmomentum.jax")
+cool_torch = framework("coolmomentum.torch")
 
 
 @dataclass

@@ -1,13 +1,13 @@
 """What an optimizer is told about its cooling, and refuses, is the same in every adapter."""
 
-import jax.numpy as jnp
 import pytest
-import torch
+from frameworks import framework
 
 from coolmomentum import CoolingSchedule
-from coolmomentum.jax import cool_momentum
 from coolmomentum.numpy import CoolMomentum as NumpyCoolMomentum
-from coolmomentum.torch import CoolMomentum as TorchCoolMomentum
+
+torch, cool_torch = framework("torch"), framework("coolmomentum.torch")
+jnp, cool_jax = framework("jax.numpy"), framework("coolmomentum.jax")
 
 
 def in_numpy(**settings):
@@ -18,19 +18,19 @@ def in_numpy(**settings):
 
 def in_torch(**settings):
     """The same of coolmomentum.torch."""
-    optimizer = TorchCoolMomentum([torch.zeros(1, requires_grad=True)], **settings)
+    optimizer = cool_torch.CoolMomentum([torch.zeros(1, requires_grad=True)], **settings)
     return optimizer.rho
 
 
 def in_a_torch_group(**settings):
     """The same, as settings of a group that replace others of the constructor."""
     group = {"params": [torch.zeros(1, requires_grad=True)]} | settings
-    return TorchCoolMomentum([group], schedule=CoolingSchedule(77, 0.7)).rho
+    return cool_torch.CoolMomentum([group], schedule=CoolingSchedule(77, 0.7)).rho
 
 
 def in_jax(**settings):
     """The same of coolmomentum.jax, from its first update, -(1 + rho) / 2."""
-    optimizer = cool_momentum(1.0, **settings)
+    optimizer = cool_jax.cool_momentum(1.0, **settings)
     x = jnp.zeros(1)
     updates, _ = optimizer.update(jnp.ones(1), optimizer.init(x), x)
     return -2 * float(updates[0]) - 1

@@ -9,18 +9,17 @@ import os
 from fractions import Fraction
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-import torch
 from ensembles import AVERAGED, VARIANCES, WHITE, two_points
 from exact import U32, U64
+from frameworks import framework
 
 from coolmomentum import CoolingSchedule
-from coolmomentum import jax as cool_jax
 from coolmomentum import numpy as cool_numpy
-from coolmomentum import torch as cool_torch
+
+torch, cool_torch = framework("torch"), framework("coolmomentum.torch")
+jnp, optax, cool_jax = map(framework, ("jax.numpy", "optax", "coolmomentum.jax"))
 
 
 class Walk(NamedTuple):

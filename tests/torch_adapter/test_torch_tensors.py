@@ -462,6 +462,7 @@ def test_a_subclass_with_in_place_arithmetic_only(dtype, settings):
 )
 def test_int8_weights_of_torchao(dtype, settings):
     """A network of its int8 weights trains; each step is w.add_(dx), rounded as torchao rounds."""
+    pytest.importorskip("torchao", reason="its weights are what is tested")
     from torchao.prototype.quantized_training import int8_weight_only_quantized_training
     from torchao.quantization import quantize_
 

@@ -1,0 +1,75 @@
+"""The packages that the tests find here: without one of them, only its own tests are left out.
+
+``COOLMOMENTUM_REQUIRED`` names those that must be there, so that none goes untested unnoticed: all
+in ``make test``, and those of each environment in ``make test-lowest``.
+"""
+
+import importlib
+import importlib.util
+import os
+from typing import Any
+
+import pytest
+
+# Files and folders of tests, and what they cannot be collected without.
+NEEDS = {
+    "contract/test_state_transfer.py": ("safetensors",),
+    "contract/keras_drivers.py": ("keras",),
+    "jax_tools.py": ("jax", "optax"),
+    "mutants.py": ("rich",),
+    "optax_suites.py": ("optax", "sklearn"),
+    "test_portable.py": ("safetensors",),
+    "test_figures.py": ("torch", "matplotlib", "rich"),
+    "test_frameworks.py": ("torch", "jax", "optax"),
+    "test_jax_*.py": ("jax", "optax"),
+    "test_jax_checkpoints.py": ("flax", "orbax"),
+    "test_jax_optax_suites.py": ("sklearn",),
+    "test_keras_backends.py": ("keras", "tensorflow", "torch", "jax", "optax"),
+    "test_logging_recipes.py": ("torch", "pytorch_lightning", "tensorboard", "transformers"),
+    "test_mutants.py": ("torch", "jax", "optax", "keras", "flax", "rich"),
+    "test_packaging.py": ("pyproject_hooks",),  # of build: a folder of that name may lie here
+    "test_plot.py": ("matplotlib",),
+    "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
+    "torch_adapter": ("torch",),
+    "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
+}
+# What a module needs, if that is not the package of its name.
+OF_ADAPTERS = {"coolmomentum.torch": ("torch",), "coolmomentum.jax": ("jax", "optax")}
+
+
+def installed(*packages: str) -> bool:
+    """Whether all these can be imported; one that is there but broken can."""
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+class Missing:
+    """Stands for a module that is not installed, and skips the test that uses it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # pytest and doctest look for some
+            raise AttributeError(attribute)
+        pytest.skip(f"{self._name} is not installed")
+
+
+def framework(name: str) -> Any:
+    """The module of that name, or where it is not installed what skips the test that uses it."""
+    if installed(*OF_ADAPTERS.get(name, (name.partition(".")[0],))):
+        return importlib.import_module(name)
+    return Missing(name)
+
+
+def left_out() -> list[str]:
+    """The files and folders of NEEDS that cannot be collected here."""
+    return [path for path, needs in NEEDS.items() if not installed(*needs)]
+
+
+REQUIRED = os.environ.get("COOLMOMENTUM_REQUIRED", "").split()
+if REQUIRED == ["all"]:
+    optional = {"tensorflow", "scipy", "pandas", "pytorch_optimizer", "torchao"}
+    REQUIRED = sorted(optional.union(*NEEDS.values()))
+absent = [name for name in REQUIRED if not installed(name)]
+if absent:
+    raise ModuleNotFoundError(f"COOLMOMENTUM_REQUIRED names {', '.join(absent)}: not installed")
