@@ -13,14 +13,14 @@ import coolmomentum
 PACKAGE = Path(coolmomentum.__file__).parent
 CORE = (
     *("_arrays", "_check", "_defaults"),
-    *("langevin", "schedules", "temperature", "thermometer", "update"),
+    *("langevin", "schedules", "solver", "temperature", "thermometer", "update"),
 )
 FRAMEWORKS = (
     *("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras"),
     *("matplotlib", "safetensors"),
 )
 # Beside the core: modules that need one library more.
-OPTIONAL = {"plot": "matplotlib", "checkpoint": "safetensors"}
+OPTIONAL = {"plot": "matplotlib", "portable": "safetensors"}
 ADAPTERS = ("numpy", "torch", "keras", "tensorflow", "jax")
 
 
@@ -67,7 +67,7 @@ def test_the_core_imports_itself_numpy_and_the_compatibility_layer(module):
         assert top != "coolmomentum" or rest.partition(".")[0] not in {*ADAPTERS, *OPTIONAL}
 
 
-@pytest.mark.parametrize("name", ["langevin", "schedules", "temperature", "update"])
+@pytest.mark.parametrize("name", ["langevin", "schedules", "solver", "temperature", "update"])
 def test_public_names_are_re_exported(name):
     """Every public name of a core module is the same thing in the package, and listed there."""
     module = importlib.import_module(f"coolmomentum.{name}")
