@@ -109,9 +109,9 @@ def test_other_names_are_missing_as_ever():
     assert done.stderr.splitlines()[-1] == (
         "AttributeError: module 'coolmomentum' has no attribute 'torch'"
     )
-    with pytest.raises(ImportError, match="^cannot import name 'nothing' from 'coolmomentum'"):
+    with pytest.raises(ImportError, match=r"^cannot import name 'nothing' from 'coolmomentum'"):
         from coolmomentum import nothing  # noqa: F401
-    with pytest.raises(AttributeError, match="^module 'coolmomentum' has no attribute '__x__'$"):
+    with pytest.raises(AttributeError, match=r"^module 'coolmomentum' has no attribute '__x__'$"):
         _ = coolmomentum.__x__
 
 
@@ -123,7 +123,7 @@ def test_a_star_import_has_the_public_names():
 
 
 def test_a_type_checker_knows_which_names_there_are(tmp_path):
-    """mypy refuses a name that is not there, the optimizers' too."""
+    """Mypy refuses a name that is not there, the optimizers' too."""
     program = tmp_path / "program.py"
     program.write_text(
         "from coolmomentum import CoolingSchedule\nfrom coolmomentum import CoolMomentum\n"

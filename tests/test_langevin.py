@@ -399,7 +399,7 @@ def test_half_precision_is_computed_in_float32(library, half, function, argument
 )
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int32"])
 def test_integers_give_floats(library, kind, function, arguments):
-    """What a short integer would wrap, signed or not, is the number's value in the default float."""
+    """What short integers would wrap, signed or not, is the number's value in the default float."""
     result = library.compile(function)(*(library.array([x], dtype=kind) for x in arguments))
     assert library.owns(result)
     wide = library.name in ("numpy", "array_api_strict")

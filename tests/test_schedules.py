@@ -699,7 +699,9 @@ def test_the_constant_law_needs_no_total_steps(library):
 @pytest.mark.parametrize("law", COOLING_LAWS)
 def test_a_law_that_ends_needs_total_steps(law):
     """None is refused where rho is to reach 0."""
-    with pytest.raises(TypeError, match="^total_steps is required: the optimizer steps over which"):
+    with pytest.raises(
+        TypeError, match=r"^total_steps is required: the optimizer steps over which"
+    ):
         CoolingSchedule(None, law=law)
 
 
@@ -1045,10 +1047,10 @@ NUMBERS_ONLY = [
 @pytest.mark.parametrize("tau", NUMBERS_ONLY, ids=["if", "max", "math", "int"])
 @pytest.mark.parametrize("library", [NUMPY, TORCH, JAX, JAX_JIT], ids=lambda library: library.name)
 def test_a_curve_for_numbers_alone(library, tau):
-    """It works for Python ints; an array, traced or not, is refused in words that say what to do."""
+    """It works for Python ints; an array, traced or not, is refused in words that say why."""
     schedule = from_temperature(tau, total_steps=5)
     assert all(0 <= schedule(n) < 1 for n in range(8))
-    with pytest.raises(TypeError, match="^tau must take an array of steps, by functions of its"):
+    with pytest.raises(TypeError, match=r"^tau must take an array of steps, by functions of its"):
         library.compile(schedule)(library.array([0, 1]))
 
 

@@ -253,7 +253,7 @@ def test_what_is_no_displacement_is_refused(x):
 def test_what_has_no_coordinates_is_refused(x):
     """A list is no array, and what a mask hides would be counted."""
     with pytest.raises(
-        TypeError, match="^(masked arrays lose|arguments must be numbers or arrays)"
+        TypeError, match=r"^(masked arrays lose|arguments must be numbers or arrays)"
     ):
         coordinates(x)
 
@@ -376,5 +376,5 @@ def test_the_two_steps_must_match():
 @pytest.mark.parametrize("lr", [True, None, "0.1", [0.1]], ids=str)
 def test_a_learning_rate_is_a_number(lr):
     """A boolean, nothing, a string and a list are refused."""
-    with pytest.raises(TypeError, match="^learning_rate must be a real number: "):
+    with pytest.raises(TypeError, match=r"^learning_rate must be a real number: "):
         temperature(ONE, lr)

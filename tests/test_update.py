@@ -163,7 +163,7 @@ def test_integers_cannot_hold_a_step(library, kind):
     real = library.array([2.0], dtype="float32")
     step = library.compile(lambda *a: langevin_step(*a, learning_rate=0.5, rho=0.0))
     for arrays in ((whole, real, real), (real, whole, real)):
-        with pytest.raises(TypeError, match="^parameters and displacements must be floating: "):
+        with pytest.raises(TypeError, match=r"^parameters and displacements must be floating: "):
             step(*arrays)
     x, dx = step(real, real, whole)
     assert (float(x[0]), float(dx[0])) == (1.5, -0.5)
@@ -172,5 +172,5 @@ def test_integers_cannot_hold_a_step(library, kind):
 def test_masked_parameters_are_refused():
     """Their mask would be lost in the step."""
     x = np.ma.array([1.0, 2.0], mask=[False, True])
-    with pytest.raises(TypeError, match="^masked arrays lose their mask here"):
+    with pytest.raises(TypeError, match=r"^masked arrays lose their mask here"):
         langevin_step(x, np.zeros(2), np.ones(2), learning_rate=0.1, rho=0.5)
