@@ -85,7 +85,8 @@ class CoolingSchedule:
     ------
     TypeError, ValueError
         If an argument is out of range. Arrays (0-d), which may be traced, are taken unchecked for
-        total_steps, rho0, warmup_steps and hold_steps.
+        total_steps, rho0, warmup_steps and hold_steps. When called, if the steps are neither numbers
+        nor an array of them (a masked array is refused).
 
     Examples
     --------
@@ -168,6 +169,7 @@ def cooled_rho(
         :class:`CoolingSchedule`, unchecked.
     dtype : floating dtype of the result for an array of integers; the namespace's default if None.
         float32 is good to 1e-6 at any total_steps; ask for float64 where the parameters have it.
+        Half precision is computed in float32 and rounded once.
     xp : array namespace of ``step`` if it is not to be found out (``keras.ops`` will do).
 
     Returns

@@ -115,4 +115,4 @@ def test_a_row_trains_as_well_as_the_sgd_it_comes_from(total_steps, lr, rho0, wo
     mean = difference.mean()
     half = stats.t.ppf(0.975, SEEDS - 1) * difference.std(ddof=1) / math.sqrt(SEEDS)
     assert mean <= half
-    assert (mean, half) == pytest.approx((worse, spread), rel=0, abs=6e-4)  # three digits are printed
+    assert (mean, half) == pytest.approx((worse, spread), rel=0, abs=6e-4)  # as printed
