@@ -85,8 +85,8 @@ class CoolingSchedule:
     ------
     TypeError, ValueError
         If an argument is out of range. Arrays (0-d), which may be traced, are taken unchecked for
-        total_steps, rho0, warmup_steps and hold_steps. When called, if the steps are neither numbers
-        nor an array of them (a masked array is refused).
+        total_steps, rho0, warmup_steps and hold_steps. When called, if the steps are no number and
+        no array of numbers; a masked array is refused.
 
     Examples
     --------
