@@ -40,9 +40,9 @@ def test_rho_of_a_tensor_is_that_of_the_number(law, warmup_steps, clock):
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_rho_is_held_before_the_law_begins(law, dtype):
-    """By tensors and numbers of hold_steps alike; half precision is rounded once, to 2 ** -11 or -8.
+    """By tensors and numbers of hold_steps alike; half precision is rounded once.
 
-    8 u of float32 beyond, as above.
+    The roundings of float32 as above, and one of 2**-11 or 2**-8.
     """
     schedule = CoolingSchedule(100_000, 0.9, law, warmup_steps=1, hold_steps=70_000)
     u = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 0.0}[dtype]
