@@ -3,12 +3,15 @@
 The optimizers are ``coolmomentum.torch.CoolMomentum``, ``coolmomentum.jax.cool_momentum``,
 ``coolmomentum.keras.CoolMomentum`` (``coolmomentum.tensorflow`` has the same) and
 ``coolmomentum.numpy.CoolMomentum``. This package holds what they share: the physics (``langevin``),
-the schedules (``schedules``), the thermometer (``temperature``) and the update rule (``update``),
-over any array-API namespace. Importing it loads no deep-learning framework.
+the schedules (``schedules``, ``solver``), the thermometer (``temperature``) and the update rule
+(``update``), over any array-API namespace. Importing it loads no deep-learning framework.
 
 Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics with
 simulated annealing", Scientific Reports 11, 10705 (2021).
 """
+
+import sys
+from typing import TYPE_CHECKING
 
 from coolmomentum.langevin import (
     adam_mass,
@@ -33,16 +36,19 @@ from coolmomentum.schedules import (
     Schedule,
     TemperatureSchedule,
     WarmupClock,
-    adiabatic_rho0,
     check_schedule,
     cooled_rho,
+    from_temperature,
+    resolve_schedule,
+)
+from coolmomentum.solver import (
+    adiabatic_rho0,
     cooling_rate,
     cooling_speed,
-    from_temperature,
     largest_adiabaticity,
-    resolve_schedule,
     rho0_for_cooling_rate,
     rho_at,
+    settings_from_sgd,
     steps_for_cooling_rate,
 )
 from coolmomentum.temperature import (
@@ -97,6 +103,7 @@ __all__ = [
     "rho_at",
     "rho_from_friction",
     "rho_from_reduced_temperature",
+    "settings_from_sgd",
     "squared_norm",
     "step_size",
     "steps_for_cooling_rate",
@@ -104,3 +111,20 @@ __all__ = [
     "temperature_from_noise",
     "three_point_temperature",
 ]
+
+if not TYPE_CHECKING:  # to a type checker every name would then be there
+
+    def __getattr__(name):
+        """Say where the optimizers are to those who look for them here."""
+        if name not in ("CoolMomentum", "cool_momentum", "Thermometer"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        message = (
+            f"{name!r} is in the module of your framework: from coolmomentum.torch import "
+            "CoolMomentum, from coolmomentum.jax import cool_momentum, from coolmomentum.keras "
+            "(or coolmomentum.tensorflow) import CoolMomentum, from coolmomentum.numpy import "
+            "CoolMomentum; Thermometer likewise"
+        )
+        # `from coolmomentum import name` asks by hasattr first, and would put a message of its own
+        # in the place of an AttributeError's. All others see an attribute that is not there.
+        asks = sys._getframe(1).f_code.co_name if hasattr(sys, "_getframe") else ""
+        raise (ImportError if asks == "_handle_fromlist" else AttributeError)(message)

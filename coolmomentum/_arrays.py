@@ -8,7 +8,7 @@ import re
 from typing import Any, TypeGuard
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_array_api_obj
 
 Array = Any  # an array of any array-API namespace, traced or not
 Scalar = Any  # a Python number or a 0-d (or broadcastable) array
@@ -25,10 +25,28 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, _NUMBERS) and not isinstance(value, _NO_NUMBERS)
 
 
+def is_checkable(value: object) -> bool:
+    """Whether ``value`` is a plain number or no number at all; arrays may be traced."""
+    return not hasattr(value, "shape") or isinstance(value, np.generic)
+
+
 def namespace(*values: object) -> Any:
-    """The array namespace of ``values``; ``math`` if all of them are Python numbers."""
+    """The array namespace of ``values``; ``math`` if all of them are Python numbers.
+
+    A masked array is refused: where NumPy drops the mask, a result would be wrong in silence.
+    """
     arrays = [value for value in values if not is_number(value)]
-    return array_namespace(*arrays) if arrays else math
+    if not arrays:
+        return math
+    if any(isinstance(value, np.ma.MaskedArray) for value in arrays):
+        raise TypeError("masked arrays lose their mask here: pass x.compressed() or x.filled(...)")
+    try:
+        return array_namespace(*arrays)
+    except TypeError:
+        kinds = ", ".join(sorted({type(value).__name__ for value in arrays}))
+        raise TypeError(
+            f"arguments must be numbers or arrays of one array-API library: {kinds}"
+        ) from None
 
 
 def as_array(value: Scalar, xp: Any) -> Array:
@@ -53,12 +71,12 @@ def concat(arrays: list[Array], xp: Any) -> Array:
     return xp.concat(arrays) if hasattr(xp, "concat") else xp.concatenate(arrays)
 
 
-def is_kind(x: Array, kind: str, xp: Any) -> bool:
-    """Whether the dtype of ``x`` is of a kind of the array API, one of those in ``_PREFIXES``."""
-    if hasattr(xp, "isdtype"):
-        return bool(xp.isdtype(x.dtype, kind))
-    name: str = xp.dtype(x)  # keras.ops: dtypes are known by name
-    return name.startswith(_PREFIXES[kind])
+def is_kind(x: Array, kind: str, xp: Any = None) -> bool:
+    """Whether the dtype of ``x`` is of a kind of the array API, one of those in ``_PREFIXES``.
+
+    By its name: the namespace, which is not needed, need not know bfloat16 (NumPy does not).
+    """
+    return _name(x.dtype).startswith(_PREFIXES[kind])
 
 
 def real_dtype(x: Array, dtype: DType, xp: Any) -> DType:
@@ -68,18 +86,50 @@ def real_dtype(x: Array, dtype: DType, xp: Any) -> DType:
     return x.dtype if is_kind(x, "real floating", xp) else as_array(0.0, xp).dtype
 
 
+def wide_dtype(dtype: DType, xp: Any) -> DType:
+    """float32 for a shorter floating dtype, which is a format to store, not to compute in."""
+    return getattr(xp, "float32", "float32") if bits(dtype) < 32 else dtype
+
+
+def bits(dtype: DType) -> int:
+    """The size of a real number of a dtype: 8 of float8_e4m3fn, 64 of Python's float."""
+    digits = re.findall(r"\d+", _name(dtype))
+    return int(digits[0]) if digits else 64
+
+
 def wide(x: Array, xp: Any) -> Array:
-    """``x`` in float32 or better: float16 and bfloat16 are formats to store, not to compute in."""
-    if xp is math or is_kind(x, "complex floating", xp) or _bits(x, xp) >= 32:
+    """``x`` in float32 or better; integers in the namespace's default float, or in float32."""
+    if xp is math or is_number(x) or is_kind(x, "complex floating", xp):
         return x
-    return astype(x, getattr(xp, "float32", "float32"), xp)
+    if not is_kind(x, "real floating", xp) and not is_kind(x, "integral", xp):
+        raise TypeError(f"arrays must be of real or complex numbers: dtype {x.dtype}")
+    dtype = wide_dtype(real_dtype(x, None, xp), xp)
+    return x if x.dtype == dtype else astype(x, dtype, xp)
 
 
-def _bits(x: Array, xp: Any) -> int:
-    """Size of a number in a real floating array."""
-    if hasattr(xp, "finfo"):
-        return int(xp.finfo(x.dtype).bits)
-    return int(re.findall(r"\d+", xp.dtype(x))[0])  # keras.ops: bfloat16, float8_e4m3fn
+def computable(*values: Scalar) -> tuple[Any, ...]:
+    """The values in float32 or better, and how to round what is computed from them.
+
+    Half precision comes back in half precision, rounded once. Integers give the default float.
+    """
+    arrays = [value for value in values if is_array_api_obj(value)]
+    chosen = [wide(x, namespace(x)) if is_array_api_obj(x) else x for x in values]
+    floats = [x for x in arrays if not is_kind(x, "integral")] or arrays
+    dtypes = {real_dtype(x, None, namespace(x)) for x in floats}
+    if len(dtypes) != 1 or all(x is value for x, value in zip(chosen, values, strict=True)):
+        return *chosen, _as_it_is
+    dtype, xp = dtypes.pop(), namespace(arrays[0])
+    return *chosen, lambda result: astype(result, dtype, xp)
+
+
+def _as_it_is(result: Scalar) -> Scalar:
+    return result
+
+
+def _name(dtype: DType) -> str:
+    """The name of a dtype in the words of the array API, whatever the library."""
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).rpartition(".")[2]  # torch.float16, array_api_strict.float64
 
 
 _PREFIXES = {

@@ -5,12 +5,13 @@ Units: the mass is 1, ``learning_rate`` is the squared time step ``dt**2``, and 
 energy (Boltzmann's constant is 1), so it has the unit of the loss.
 
 Every function takes Python numbers or arrays of one array-API namespace, which broadcast, and gives
-back the same kind; the dtype is that of the array arguments. Python numbers are checked
-(``ValueError``, ``TypeError``); arrays, which may be traced, are not.
+back the same kind; the dtype is that of the array arguments. Half precision is computed in float32
+and rounded once, integers give the namespace's default float. Numbers, NumPy's scalars too, are
+checked (``ValueError``, ``TypeError``); arrays, which may be traced, are not.
 """
 
 from coolmomentum import _check
-from coolmomentum._arrays import Scalar, is_number
+from coolmomentum._arrays import Scalar, computable, is_checkable
 
 __all__ = [
     "adam_mass",
@@ -56,8 +57,10 @@ def rho_from_friction(friction: Scalar, dt: Scalar) -> Scalar:
     0.0
     """
     _positive("dt", dt)
-    half = _non_negative("friction", friction) * dt / 2
-    return (1 - half) / (1 + half)
+    _non_negative("friction", friction)
+    friction, dt, rounded = computable(friction, dt)
+    half = friction * dt / 2
+    return rounded((1 - half) / (1 + half))
 
 
 def friction_from_rho(rho: Scalar, dt: Scalar) -> Scalar:
@@ -84,9 +87,11 @@ def friction_from_rho(rho: Scalar, dt: Scalar) -> Scalar:
     >>> friction_from_rho(0.0, 0.1)
     20.0
     """
-    if is_number(rho) and not -1 < rho <= 1:
+    if is_checkable(rho) and not -1 < _check.real("rho", rho) <= 1:
         raise ValueError(f"rho must be in (-1, 1]: {rho!r}")
-    return 2 / _positive("dt", dt) * (1 - rho) / (1 + rho)
+    _positive("dt", dt)
+    rho, dt, rounded = computable(rho, dt)
+    return rounded(2 / dt * (1 - rho) / (1 + rho))
 
 
 def step_size(learning_rate: Scalar, rho: Scalar) -> Scalar:
@@ -108,6 +113,7 @@ def step_size(learning_rate: Scalar, rho: Scalar) -> Scalar:
     >>> step_size(0.1, 0.9)
     0.095
     """
+    # Without `computable`, because every step asks: no intermediate result can overflow.
     return learning_rate * ((1 + rho) / 2)
 
 
@@ -137,7 +143,10 @@ def noise_variance(temperature: Scalar, friction: Scalar, dt: Scalar) -> Scalar:
     20.0
     """
     _non_negative("temperature", temperature)
-    return 2 * temperature * _non_negative("friction", friction) / _positive("dt", dt)
+    _non_negative("friction", friction)
+    _positive("dt", dt)
+    temperature, friction, dt, rounded = computable(temperature, friction, dt)
+    return rounded(2 * temperature * friction / dt)
 
 
 def temperature_from_noise(variance: Scalar, friction: Scalar, dt: Scalar) -> Scalar:
@@ -166,7 +175,10 @@ def temperature_from_noise(variance: Scalar, friction: Scalar, dt: Scalar) -> Sc
     0.5
     """
     _non_negative("variance", variance)
-    return variance * _positive("dt", dt) / (2 * _positive("friction", friction))
+    _positive("friction", friction)
+    _positive("dt", dt)
+    variance, friction, dt, rounded = computable(variance, friction, dt)
+    return rounded(variance * dt / (2 * friction))
 
 
 def noise_temperature(variance: Scalar, learning_rate: Scalar, rho: Scalar) -> Scalar:
@@ -197,7 +209,8 @@ def noise_temperature(variance: Scalar, learning_rate: Scalar, rho: Scalar) -> S
     0.4975
     """
     _non_negative("variance", variance)
-    return variance * learning_rate / 4 * reduced_temperature(rho)
+    variance, learning_rate, rho, rounded = computable(variance, learning_rate, rho)
+    return rounded(variance * learning_rate / 4 * reduced_temperature(rho))
 
 
 def noise_variance_at(temperature: Scalar, learning_rate: Scalar, rho: Scalar) -> Scalar:
@@ -225,10 +238,11 @@ def noise_variance_at(temperature: Scalar, learning_rate: Scalar, rho: Scalar) -
     >>> noise_variance_at(0.5, learning_rate=0.5, rho=0.0)
     4.0
     """
-    if is_number(rho) and not -1 < rho < 1:
-        raise ValueError(f"rho must be in (-1, 1): {rho!r}")
+    _open("rho", rho)
     _non_negative("temperature", temperature)
-    return 4 * temperature / _positive("learning_rate", learning_rate) * (1 - rho) / (1 + rho)
+    _positive("learning_rate", learning_rate)
+    temperature, learning_rate, rho, rounded = computable(temperature, learning_rate, rho)
+    return rounded(4 * temperature / learning_rate * (1 - rho) / (1 + rho))
 
 
 def reduced_temperature(rho: Scalar) -> Scalar:
@@ -254,9 +268,9 @@ def reduced_temperature(rho: Scalar) -> Scalar:
     >>> reduced_temperature(0.5)
     3.0
     """
-    if is_number(rho):
-        _check.half_open("rho", rho, low=-1)
-    return (1 + rho) / (1 - rho)
+    _half_open("rho", rho, low=-1)
+    rho, rounded = computable(rho)
+    return rounded((1 + rho) / (1 - rho))
 
 
 def rho_from_reduced_temperature(tau: Scalar) -> Scalar:
@@ -283,7 +297,8 @@ def rho_from_reduced_temperature(tau: Scalar) -> Scalar:
     0.99
     """
     _non_negative("tau", tau)
-    return (tau - 1) / (tau + 1)
+    tau, rounded = computable(tau)
+    return rounded((tau - 1) / (tau + 1))
 
 
 def effective_learning_rate(learning_rate: Scalar, rho: Scalar) -> Scalar:
@@ -311,13 +326,16 @@ def effective_learning_rate(learning_rate: Scalar, rho: Scalar) -> Scalar:
     >>> effective_learning_rate(0.5, 0.5)
     0.75
     """
-    return learning_rate / 2 * reduced_temperature(rho)
+    learning_rate, rho, rounded = computable(learning_rate, rho)
+    return rounded(learning_rate / 2 * reduced_temperature(rho))
 
 
 def learning_rate_from_sgd(learning_rate: Scalar, momentum: Scalar) -> Scalar:
-    """Base learning rate with which the constant law at rho0 = momentum is that momentum SGD.
+    """For the constant law only: the base learning rate with which it is a given momentum SGD.
 
-    ``2 learning_rate / (1 + momentum)``, Eq. 16 solved for ``dt**2``.
+    ``2 learning_rate / (1 + momentum)``, Eq. 16 solved for ``dt**2``, at rho0 = momentum. With it a
+    law that cools from a higher rho0 starts too hot, from 0.99 ten times: for such a run see
+    :func:`coolmomentum.settings_from_sgd`.
 
     Parameters
     ----------
@@ -338,9 +356,9 @@ def learning_rate_from_sgd(learning_rate: Scalar, momentum: Scalar) -> Scalar:
     >>> learning_rate_from_sgd(0.75, momentum=0.5)
     1.0
     """
-    if is_number(momentum):
-        _check.half_open("momentum", momentum)
-    return 2 * learning_rate / (1 + momentum)
+    _half_open("momentum", momentum)
+    learning_rate, momentum, rounded = computable(learning_rate, momentum)
+    return rounded(2 * learning_rate / (1 + momentum))
 
 
 def learning_rate_from_adam(learning_rate: Scalar, beta1: Scalar) -> Scalar:
@@ -369,9 +387,9 @@ def learning_rate_from_adam(learning_rate: Scalar, beta1: Scalar) -> Scalar:
     >>> learning_rate_from_adam(0.75, beta1=0.5)
     0.5
     """
-    if is_number(beta1):
-        _check.half_open("beta1", beta1)
-    return learning_rate_from_sgd(learning_rate * (1 - beta1), beta1)
+    _half_open("beta1", beta1)
+    learning_rate, beta1, rounded = computable(learning_rate, beta1)
+    return rounded(learning_rate_from_sgd(learning_rate * (1 - beta1), beta1))
 
 
 def adam_mass(second_moment: Scalar, beta2: Scalar, steps: Scalar, epsilon: Scalar) -> Scalar:
@@ -405,10 +423,12 @@ def adam_mass(second_moment: Scalar, beta2: Scalar, steps: Scalar, epsilon: Scal
     3.0
     """
     _non_negative("second_moment", second_moment)
-    if is_number(beta2):
-        _check.half_open("beta2", beta2)
-    unbiased = second_moment / (1 - beta2 ** _positive("steps", steps))
-    return unbiased**0.5 + _non_negative("epsilon", epsilon)
+    _half_open("beta2", beta2)
+    _positive("steps", steps)
+    _non_negative("epsilon", epsilon)
+    second_moment, beta2, steps, epsilon, rounded = computable(second_moment, beta2, steps, epsilon)
+    unbiased = second_moment / (1 - beta2**steps)
+    return rounded(unbiased**0.5 + epsilon)
 
 
 def matched_sgd_learning_rate(learning_rate: Scalar, rho: Scalar, momentum: Scalar = 0.0) -> Scalar:
@@ -437,9 +457,9 @@ def matched_sgd_learning_rate(learning_rate: Scalar, rho: Scalar, momentum: Scal
     >>> matched_sgd_learning_rate(0.5, rho=0.5, momentum=0.5)
     0.375
     """
-    if is_number(momentum):
-        _check.half_open("momentum", momentum)
-    return (1 - momentum) * effective_learning_rate(learning_rate, rho)
+    _half_open("momentum", momentum)
+    learning_rate, rho, momentum, rounded = computable(learning_rate, rho, momentum)
+    return rounded((1 - momentum) * effective_learning_rate(learning_rate, rho))
 
 
 def adiabaticity(cooling_speed: Scalar, rho: Scalar) -> Scalar:
@@ -468,14 +488,27 @@ def adiabaticity(cooling_speed: Scalar, rho: Scalar) -> Scalar:
     >>> adiabaticity(0.001, rho=0.0)
     0.001
     """
-    if is_number(rho) and not -1 < rho < 1:
-        raise ValueError(f"rho must be in (-1, 1): {rho!r}")
-    return _non_negative("cooling_speed", cooling_speed) / ((1 - rho) * (1 + rho))
+    _open("rho", rho)
+    _non_negative("cooling_speed", cooling_speed)
+    cooling_speed, rho, rounded = computable(cooling_speed, rho)
+    return rounded(cooling_speed / ((1 - rho) * (1 + rho)))
 
 
-def _non_negative(name: str, value: Scalar) -> Scalar:
-    return _check.non_negative(name, value) if is_number(value) else value
+def _non_negative(name: str, value: Scalar) -> None:
+    if is_checkable(value):
+        _check.non_negative(name, value)
 
 
-def _positive(name: str, value: Scalar) -> Scalar:
-    return _check.positive(name, value) if is_number(value) else value
+def _positive(name: str, value: Scalar) -> None:
+    if is_checkable(value):
+        _check.positive(name, value)
+
+
+def _half_open(name: str, value: Scalar, low: float = 0.0) -> None:
+    if is_checkable(value):
+        _check.half_open(name, value, low)
+
+
+def _open(name: str, value: Scalar) -> None:
+    if is_checkable(value) and not -1 < _check.real(name, value) < 1:
+        raise ValueError(f"{name} must be in (-1, 1): {value!r}")

@@ -5,6 +5,7 @@ Each adapter has ``export_state``, which makes a :class:`PortableState` of its o
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
@@ -36,7 +37,8 @@ class PortableState:
     last_learning_rate : of the last step, in whose unit the temperature is read.
     displacements : the last change of each parameter, by its name and in its layout; real floating
         arrays of any shape. They are copied, in C order. float16 and bfloat16 become float32, which
-        is exact, and readable where NumPy has no bfloat16.
+        is exact, and readable where NumPy has no bfloat16. Any text may be a name but for
+        ``__metadata__``, which safetensors keeps for itself.
 
     Raises
     ------
@@ -70,7 +72,9 @@ class PortableState:
             "last_learning_rate": _check.non_negative(
                 "last_learning_rate", self.last_learning_rate
             ),
-            "displacements": {name: _stored(name, x) for name, x in self.displacements.items()},
+            "displacements": {
+                _checked_name(name): _stored(name, x) for name, x in self.displacements.items()
+            },
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -137,6 +141,8 @@ def save_file(state: PortableState, path: str | PathLike[str]) -> None:
     ------
     ImportError
         If safetensors is not installed.
+    OSError
+        If the file cannot be written.
 
     Examples
     --------
@@ -145,7 +151,7 @@ def save_file(state: PortableState, path: str | PathLike[str]) -> None:
     >>> load_file(getfixture("tmp_path") / "state.safetensors").clock
     3
     """
-    _import_safetensors()
+    error_of_file = _import_safetensors().SafetensorError
     from safetensors import numpy
 
     rest = {field.name: getattr(state, field.name) for field in fields(state)}
@@ -153,11 +159,14 @@ def save_file(state: PortableState, path: str | PathLike[str]) -> None:
     rest["cooling"] = asdict(state.cooling)
     metadata = {name: json.dumps(value) for name, value in rest.items()}
     header = {"format": FORMAT, "version": str(VERSION)}
-    numpy.save_file(dict(state.displacements), str(Path(path)), header | metadata)
+    try:
+        numpy.save_file(dict(state.displacements), str(Path(path)), header | metadata)
+    except error_of_file as error:
+        raise OSError(f"{str(path)!r} cannot be written: {error}") from None
 
 
 def load_file(path: str | PathLike[str]) -> PortableState:
-    """Read a state that :func:`save_file` wrote, bit for bit.
+    """Read a state that :func:`save_file` wrote, bit for bit; float16 and bfloat16 as float32.
 
     Parameters
     ----------
@@ -167,24 +176,54 @@ def load_file(path: str | PathLike[str]) -> PortableState:
     ------
     ImportError
         If safetensors is not installed.
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If the file is another safetensors file, or of a later version.
+        If the file is another one, or of a later version, or damaged.
     """
-    safe_open = _import_safetensors().safe_open
-    with safe_open(str(Path(path)), framework="numpy") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"path must be of a file that save_file wrote: {str(path)!r}")
-        if metadata["version"] != str(VERSION):
-            raise ValueError(f"version of {str(path)!r} must be {VERSION}: {metadata['version']}")
-        displacements = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    rest = {
-        field.name: json.loads(metadata[field.name])
-        for field in fields(PortableState)
-        if field.name != "displacements"
+    safetensors, path = _import_safetensors(), str(Path(path))
+    if Path(path).is_dir():
+        raise ValueError(f"path must be of a file that save_file wrote: {path!r}")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            _check_format(metadata)
+            displacements = _tensors(file, path)
+        return PortableState(**_header(metadata), displacements=displacements)
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{path!r} cannot be read: {error}") from error
+
+
+def _check_format(metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise ValueError("path must be of a file that save_file wrote")
+    if metadata.get("version") != str(VERSION):
+        raise ValueError(f"version of the file must be {VERSION}: {metadata.get('version')}")
+
+
+def _header(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """All arguments of :class:`PortableState` but for the displacements."""
+    names = {field.name for field in fields(PortableState)} - {"displacements"}
+    if differing := sorted(names ^ (metadata.keys() - {"format", "version"})):
+        raise ValueError(f"the header must have just its own entries: {', '.join(differing)}")
+    values = {name: json.loads(metadata[name]) for name in names}
+    return values | {"cooling": CoolingSchedule(**values["cooling"])}
+
+
+def _tensors(file: Any, path: str) -> dict[str, np.ndarray]:
+    """The tensors of an open file; NumPy has no bfloat16, the upper half of a float32."""
+    dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # not a dict
+    for name, dtype in dtypes.items():
+        if dtype not in ("F64", "F32", "F16", "BF16"):
+            raise ValueError(f"the displacement of {name!r} must be real floating: {dtype}")
+    whole = "BF16" in dtypes.values() and _import_safetensors().deserialize(Path(path).read_bytes())
+    upper = {name: (np.frombuffer(x["data"], "<u2"), x["shape"]) for name, x in whole or ()}
+    return {
+        name: (upper[name][0].astype("<u4") << 16).view("<f4").reshape(upper[name][1])
+        if dtype == "BF16"
+        else file.get_tensor(name)
+        for name, dtype in dtypes.items()
     }
-    rest["cooling"] = CoolingSchedule(**rest["cooling"])
-    return PortableState(**rest, displacements=displacements)
 
 
 def require_serialisable(schedule: Schedule) -> CoolingSchedule:
@@ -199,16 +238,26 @@ def require_serialisable(schedule: Schedule) -> CoolingSchedule:
 
 def unique(names: list[str]) -> list[str]:
     """``names`` if no two are the same, else ``ValueError``; for the adapters."""
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"names of parameters must differ: {', '.join(map(repr, twice))} twice")
     return names
 
 
-def _stored(name: str, displacement: Any) -> np.ndarray:
-    values = np.asarray(displacement)
+def _checked_name(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"names of displacements must be strings: {name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        raise ValueError(f"names of displacements must be Unicode text: {name!r}") from None
+    if name == "__metadata__":
+        raise ValueError(f"names of displacements must not be that of a header: {name!r}")
+    return str(name)  # of np.str_, too
+
+
+def _stored(name: str, displacement: Any) -> np.ndarray:
+    values = np.asarray(displacement)
     # To NumPy, bfloat16 is of no kind. It is cast to float32 as float16 is.
     if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
         raise ValueError(f"the displacement of {name!r} must be real floating: {values.dtype}")

@@ -1,4 +1,4 @@
-"""How the momentum coefficient cools from rho0 to 0 over total_steps: the laws and Eqs 20 and 21.
+"""How the momentum coefficient cools from rho0 to 0 over total_steps: the laws, or any curve.
 
 Equation numbers are those of Borysenko and Byshkin, Scientific Reports 11, 10705 (2021).
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
+from array_api_compat import is_array_api_obj
 
 from coolmomentum import _check, _defaults
 from coolmomentum._arrays import (
@@ -20,12 +20,15 @@ from coolmomentum._arrays import (
     Scalar,
     as_array,
     astype,
+    bits,
+    is_checkable,
     is_kind,
     is_number,
     namespace,
     real_dtype,
+    wide_dtype,
 )
-from coolmomentum.langevin import adiabaticity, reduced_temperature, rho_from_reduced_temperature
+from coolmomentum.langevin import rho_from_reduced_temperature
 
 __all__ = [
     "CoolingSchedule",
@@ -33,17 +36,10 @@ __all__ = [
     "Schedule",
     "TemperatureSchedule",
     "WarmupClock",
-    "adiabatic_rho0",
     "check_schedule",
     "cooled_rho",
-    "cooling_rate",
-    "cooling_speed",
     "from_temperature",
-    "largest_adiabaticity",
     "resolve_schedule",
-    "rho0_for_cooling_rate",
-    "rho_at",
-    "steps_for_cooling_rate",
 ]
 
 Law = Literal["paper", "linear", "exponential", "constant"]
@@ -89,7 +85,8 @@ class CoolingSchedule:
     ------
     TypeError, ValueError
         If an argument is out of range. Arrays (0-d), which may be traced, are taken unchecked for
-        total_steps, rho0, warmup_steps and hold_steps.
+        total_steps, rho0, warmup_steps and hold_steps. When called, if the steps are no number and
+        no array of numbers; a masked array is refused.
 
     Examples
     --------
@@ -121,15 +118,15 @@ class CoolingSchedule:
                 "total_steps is required: the optimizer steps over which rho cools to 0 "
                 "(or pass a schedule)"
             )
-        if self.total_steps is not None and _is_checkable(self.total_steps):
+        if self.total_steps is not None and is_checkable(self.total_steps):
             self._set("total_steps", _check.whole("total_steps", self.total_steps, 1))
-        if _is_checkable(self.rho0):
+        if is_checkable(self.rho0):
             self._set("rho0", _check.half_open("rho0", self.rho0))
         for name in ("warmup_steps", "hold_steps"):
-            if _is_checkable(steps := getattr(self, name)):
+            if is_checkable(steps := getattr(self, name)):
                 self._set(name, steps := _check.whole(name, steps, 0))
                 total = self.total_steps
-                if total is not None and _is_checkable(total) and steps >= total:
+                if total is not None and is_checkable(total) and steps >= total:
                     raise ValueError(f"{name} must be < total_steps = {total}: {steps}")
 
     def _set(self, name: str, value: Any) -> None:
@@ -172,6 +169,7 @@ def cooled_rho(
         :class:`CoolingSchedule`, unchecked.
     dtype : floating dtype of the result for an array of integers; the namespace's default if None.
         float32 is good to 1e-6 at any total_steps; ask for float64 where the parameters have it.
+        Half precision is computed in float32 and rounded once.
     xp : array namespace of ``step`` if it is not to be found out (``keras.ops`` will do).
 
     Returns
@@ -186,27 +184,46 @@ def cooled_rho(
     if law == "constant":  # it has neither a beginning nor an end
         hold_steps, total_steps = 0, 1 if total_steps is None else total_steps
     xp = xp or namespace(step, total_steps, rho0, warmup_steps, hold_steps)
-    if xp is not math and is_number(step):
-        step = as_array(step, xp)  # a number beside arrays
-    if xp is not math and is_number(total_steps) and total_steps > _largest(step, xp):
-        # Then the integers of the step do not reach the end, and JAX refuses a longer Python one.
-        step, total_steps = _as_float(step, dtype, xp), float(total_steps)
-        warmup_steps, hold_steps = (
-            float(x) if is_number(x) else x for x in (warmup_steps, hold_steps)
-        )
+    step = as_array(step, xp) if is_number(step) and xp is not math else step
+    dtype = None if xp is math else real_dtype(step, dtype, xp)
+    work = wide_dtype(dtype, xp)
+    step, total_steps, warmup_steps, hold_steps = _counts(
+        [step, total_steps, warmup_steps, hold_steps], work, xp
+    )
+    rho0 = rho0 if is_number(rho0) else astype(rho0, work, xp)
     holds = not (is_number(hold_steps) and hold_steps == 0)
     start = warmup_steps if warmup_clock == "hold" else 0
     start = _later(start, hold_steps, xp) if holds else start
     span = total_steps - start
     n = _clamp(step - start, span, xp)
-    left, n = _as_float(span - n, dtype, xp), _as_float(n, dtype, xp)
-    span = float(span) if is_number(span) else astype(span, left.dtype, xp)
+    left, n, span = (_as_float(x, work, xp) for x in (span - n, n, span))
     rho = _LAWS[law](left, n, span, rho0, xp)
     if holds:  # a law at n = 0 may differ from rho0 in the last digit
         rho = _where(step < start, rho0, rho, xp)
-    if is_number(warmup_steps) and warmup_steps == 0:
-        return rho
-    return _where(step < warmup_steps, 0.0, rho, xp)
+    if not (is_number(warmup_steps) and warmup_steps == 0):
+        rho = _where(step < warmup_steps, 0.0, rho, xp)
+    return rho if dtype == work else astype(rho, dtype, xp)
+
+
+def _counts(counts: list[Scalar], work: DType, xp: Any) -> list[Scalar]:
+    """The step and other counts as integers of 32 bits or more.
+
+    As floats where one of them is, or where it is beyond the integers of another.
+    """
+    arrays = [x for x in counts if not is_number(x)]
+    if xp is math:
+        return counts
+    if not all(is_kind(x, "integral") or is_kind(x, "real floating") for x in arrays):
+        dtypes = ", ".join(str(x.dtype) for x in arrays)
+        raise TypeError(f"steps must be integers or floats: {dtypes}")
+    largest = 2 ** (max(32, min(bits(x.dtype) for x in arrays)) - 1) - 1
+    if all(x <= largest if is_number(x) else is_kind(x, "integral") for x in counts):
+        # A short integer would wrap; its namespace refuses a longer Python one.
+        int32 = getattr(xp, "int32", "int32")
+        return [x if is_number(x) or bits(x.dtype) >= 32 else astype(x, int32, xp) for x in counts]
+    step = counts[0]
+    dtype = wide_dtype(step.dtype, xp) if is_kind(step, "real floating") else work
+    return [_as_float(x, dtype, xp) for x in counts]
 
 
 # Each law: (S - n, n, S, rho0) -> rho. S - n is formed in integers: it is exact, and 0 at the end.
@@ -250,7 +267,8 @@ def _clamp(n: Scalar, span: Scalar, xp: Any) -> Scalar:
 def _later(a: Scalar, b: Scalar, xp: Any) -> Scalar:
     if is_number(a) and is_number(b):
         return max(a, b)
-    return xp.maximum(*(as_array(x, xp) if is_number(x) else x for x in (a, b)))
+    arrays = [xp.zeros_like(y) + x if is_number(x) else x for x, y in ((a, b), (b, a))]
+    return xp.maximum(*arrays)
 
 
 def _where(condition: Any, value: Scalar, rho: Scalar, xp: Any) -> Scalar:
@@ -260,15 +278,8 @@ def _where(condition: Any, value: Scalar, rho: Scalar, xp: Any) -> Scalar:
     return xp.where(condition, xp.zeros_like(rho) + value, rho)
 
 
-def _largest(n: Scalar, xp: Any) -> int:
-    """The largest integer that the dtype of ``n`` holds, 2**31 - 1 where it cannot be asked."""
-    if is_number(n) or not hasattr(xp, "iinfo") or not is_kind(n, "integral", xp):
-        return 2**31 - 1
-    return int(xp.iinfo(n.dtype).max)
-
-
 def _as_float(x: Scalar, dtype: DType, xp: Any) -> Scalar:
-    return float(x) if xp is math else astype(x, real_dtype(x, dtype, xp), xp)
+    return float(x) if is_number(x) else astype(x, dtype, xp)
 
 
 # --- any curve ----------------------------------------------------------------------------------
@@ -279,19 +290,55 @@ class TemperatureSchedule:
     """Schedule that follows a curve of the reduced temperature; see :func:`from_temperature`."""
 
     tau: Callable[[Any], Any]
+    total_steps: int | None = None
 
     def __call__(self, step: Scalar) -> Scalar:
-        """Rho for the next step when ``step`` steps have been taken."""
-        return rho_from_reduced_temperature(self.tau(step))
+        """Rho for the next step when ``step`` steps have been taken; the shape is that of step."""
+        if self.total_steps is not None:
+            step = _at_most(step, self.total_steps)
+        if is_number(step):
+            return rho_from_reduced_temperature(self.tau(step))
+        try:
+            tau = self.tau(step)
+        except (TypeError, ValueError, RuntimeError) as error:
+            # A curve of Python numbers: math.cos, int(n), n < 3 and 1 or 2, whatever the library.
+            raise TypeError(
+                f"tau must take an array of steps, by functions of its library: {error}"
+            ) from error
+        rho = rho_from_reduced_temperature(tau)
+        if is_number(rho) and is_array_api_obj(step):  # a constant curve
+            xp = namespace(step)
+            rho = astype(xp.zeros_like(step), wide_dtype(real_dtype(step, None, xp), xp), xp) + rho
+        return rho
 
 
-def from_temperature(tau: Callable[[Any], Any]) -> TemperatureSchedule:
+def _at_most(step: Scalar, last: int) -> Scalar:
+    """The step, or the last one after it; of tensors whose library is not known, by operators."""
+    if is_number(step):
+        return min(step, last)
+    if not is_array_api_obj(step):
+        late = step - last
+        return step - (late + abs(late)) / 2
+    xp = namespace(step)
+    step, last = _counts([step, last], wide_dtype(real_dtype(step, None, xp), xp), xp)
+    return xp.where(step < last, step, xp.zeros_like(step) + last)
+
+
+def from_temperature(
+    tau: Callable[[Any], Any], total_steps: int | None = None
+) -> TemperatureSchedule:
     """Schedule whose reduced temperature is ``tau(step)``: any curve may be cooled along.
 
     Parameters
     ----------
-    tau : function of the steps already taken (a Python int, or a 0-d array inside a compiled step)
-        that gives T / T(rho=0), finite and >= 0; 1 means rho = 0.
+    tau : function of the steps already taken that gives T / T(rho=0), finite and >= 0; 1 means
+        rho = 0. Below 1 rho is negative: successive displacements are anticorrelated, and the walk
+        is colder than plain SGD. No law asks for that, only a curve or a schedule of your own. The
+        steps are a Python int, or in a compiled step a 0-d array (as float in Keras): a curve made
+        of operators and functions of the array's library takes both, and arrays of steps too. One
+        for Python ints alone will do where nothing is compiled.
+    total_steps : the last step of the curve, an integer >= 1: ``tau(total_steps)`` is held after
+        it. By default tau is asked for any step.
 
     Returns
     -------
@@ -300,19 +347,25 @@ def from_temperature(tau: Callable[[Any], Any]) -> TemperatureSchedule:
     Raises
     ------
     TypeError
-        If tau is not callable.
+        If tau is not callable; from the schedule, if tau cannot take the array it is given.
     ValueError
-        From the schedule, if tau gives a Python number that is negative or not finite.
+        If total_steps is out of range; from the schedule, if tau gives a Python number that is
+        negative or not finite.
 
     Examples
     --------
     >>> schedule = from_temperature(lambda step: 1 + 2 * 0.5**step)
     >>> schedule(0), round(schedule(1), 12)
     (0.5, 0.333333333333)
+    >>> parabola = from_temperature(lambda step: 1 + (10 - step) ** 2, total_steps=10)
+    >>> parabola(10), parabola(20)  # without total_steps it would heat again
+    (0.0, 0.0)
     """
     if not callable(tau):
         raise TypeError(f"tau must be a function of the step: {tau!r}")
-    return TemperatureSchedule(tau)
+    if total_steps is not None:
+        total_steps = _check.whole("total_steps", total_steps, 1)
+    return TemperatureSchedule(tau, total_steps)
 
 
 def resolve_schedule(
@@ -372,7 +425,7 @@ def resolve_schedule(
         )
     if total_steps is not None and not isinstance(schedule, CoolingSchedule):
         del given["total_steps"]
-        if _is_checkable(total_steps):
+        if is_checkable(total_steps):
             _check.whole("total_steps", total_steps, 1)
     for name, value in given.items():
         raise ValueError(f"{name} must not be given beside a schedule: {value!r}")
@@ -410,257 +463,3 @@ def check_schedule(schedule: Schedule, total_steps: int = 1) -> Schedule:
     for step in sorted({0, total_steps // 2, total_steps - 1, total_steps}):
         _check.half_open(f"schedule({step})", schedule(step), low=-1)
     return schedule
-
-
-# --- the alpha solver ---------------------------------------------------------------------------
-
-
-def rho_at(step: Scalar, rho0: Scalar, alpha: Scalar) -> Scalar:
-    """Momentum coefficient, Eq. 20 as printed: ``1 - (1 - rho0) / alpha**step``.
-
-    For the record and for tests. It is not clamped, goes below 0 after the last step, and is wrong
-    in the third digit for long runs in float32: use :class:`CoolingSchedule`.
-
-    Parameters
-    ----------
-    step : n, steps already taken, >= 0.
-    rho0 : initial momentum coefficient in [0, 1).
-    alpha : cooling rate in (0, 1], see :func:`cooling_rate`.
-
-    Returns
-    -------
-    rho, of the type of the arguments
-
-    Examples
-    --------
-    >>> rho_at(1, rho0=0.75, alpha=0.5)
-    0.5
-    """
-    return 1 - (1 - rho0) / alpha ** _real(step)
-
-
-def cooling_rate(rho0: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> Scalar:
-    """Cooling rate alpha that takes rho from rho0 to final_rho in total_steps, Eq. 21.
-
-    ``alpha = ((1 - rho0) / (1 - final_rho))**(1 / total_steps)``; Eq. 21 has final_rho = 0.
-
-    Parameters
-    ----------
-    rho0 : initial momentum coefficient in [0, 1).
-    total_steps : S, an integer >= 1.
-    final_rho : momentum coefficient at step S, in [0, rho0].
-
-    Returns
-    -------
-    alpha in (0, 1], no unit, of the type of the arguments
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a Python number is out of range.
-
-    Examples
-    --------
-    >>> round(cooling_rate(0.99, 312_400), 15)
-    0.999985258846853
-    """
-    if is_number(total_steps):
-        _check.whole("total_steps", total_steps, 1)
-    _check_order(rho0, final_rho)
-    ratio = (1 - _momentum("rho0", rho0)) / (1 - _momentum("final_rho", final_rho))
-    return ratio ** (1 / _real(total_steps))
-
-
-def steps_for_cooling_rate(alpha: Scalar, rho0: Scalar, final_rho: Scalar = 0.0) -> Scalar:
-    """Steps after which a cooling rate has taken rho from rho0 to final_rho: Eq. 21 solved for S.
-
-    Parameters
-    ----------
-    alpha : cooling rate in (0, 1).
-    rho0 : initial momentum coefficient in [0, 1).
-    final_rho : momentum coefficient to reach, in [0, rho0].
-
-    Returns
-    -------
-    number of steps, not rounded, of the type of the arguments
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a Python number is out of range.
-
-    Examples
-    --------
-    >>> steps_for_cooling_rate(0.5, rho0=0.75)
-    2.0
-    """
-    _check_order(rho0, final_rho)
-    ratio = _log_remainder("rho0", rho0) - _log_remainder("final_rho", final_rho)
-    return ratio / _log_alpha(alpha)
-
-
-def rho0_for_cooling_rate(alpha: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> Scalar:
-    """Initial rho that a cooling rate takes to final_rho in total_steps: Eq. 21 solved for rho0.
-
-    ``rho0 = 1 - (1 - final_rho) alpha**total_steps``
-
-    Parameters
-    ----------
-    alpha : cooling rate in (0, 1).
-    total_steps : S, an integer >= 1.
-    final_rho : momentum coefficient at step S, in [0, 1).
-
-    Returns
-    -------
-    rho0 in [0, 1), of the type of the arguments
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a Python number is out of range.
-
-    Examples
-    --------
-    >>> rho0_for_cooling_rate(0.5, total_steps=2)
-    0.75
-    """
-    if is_number(total_steps):
-        _check.whole("total_steps", total_steps, 1)
-    exponent = _real(total_steps) * _log_alpha(alpha) + _log_remainder("final_rho", final_rho)
-    return -namespace(exponent).expm1(exponent)
-
-
-def _check_order(rho0: Scalar, final_rho: Scalar) -> None:
-    if is_number(rho0) and is_number(final_rho) and final_rho > rho0:
-        raise ValueError(f"final_rho must be <= rho0 = {rho0}: {final_rho!r}")
-
-
-def _log_remainder(name: str, rho: Scalar) -> Scalar:
-    """The log of ``1 - rho``."""
-    return namespace(rho).log1p(-_momentum(name, rho))
-
-
-def _momentum(name: str, rho: Scalar) -> Scalar:
-    return _check.half_open(name, rho) if is_number(rho) else rho
-
-
-def _real(count: Scalar) -> Scalar:
-    """A count as a number to compute with: arrays of integers do not mix with floats everywhere."""
-    if is_number(count):
-        return count
-    xp = namespace(count)
-    return astype(count, real_dtype(count, None, xp), xp)
-
-
-def _log_alpha(alpha: Scalar) -> Scalar:
-    if is_number(alpha) and not 0 < alpha < 1:
-        raise ValueError(f"alpha must be in (0, 1): {alpha!r}")
-    return namespace(alpha).log(alpha)
-
-
-# --- how hot may a run start --------------------------------------------------------------------
-
-
-def cooling_speed(rho: float, total_steps: int, rho0: float, law: Law = _defaults.LAW) -> float:
-    """Relative fall of the temperature in one step, ``|d ln T / dn|``, where a law is at rho.
-
-    Parameters
-    ----------
-    rho : where on the schedule, in [0, rho0].
-    total_steps, rho0, law : as in :class:`CoolingSchedule`.
-
-    Returns
-    -------
-    fraction per step, >= 0
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range.
-
-    Examples
-    --------
-    >>> cooling_speed(0.0, total_steps=1000, rho0=0.5, law="linear")
-    0.002
-    """
-    CoolingSchedule(total_steps, rho0, law)
-    _check.half_open("rho", rho)
-    if law == "paper":
-        return -2 * math.log1p(-rho0) / (total_steps * (1 + rho))
-    if law == "linear":
-        return float((reduced_temperature(rho0) - 1) / (reduced_temperature(rho) * total_steps))
-    if law == "exponential":
-        return 2 * math.atanh(rho0) / total_steps
-    return 0.0
-
-
-def largest_adiabaticity(schedule: CoolingSchedule) -> float:
-    """Largest adiabaticity number on the way from rho0 to 0; for every law it is at an end.
-
-    Parameters
-    ----------
-    schedule : the schedule, with a total_steps; from where its law begins.
-
-    Returns
-    -------
-    the number of :func:`coolmomentum.langevin.adiabaticity`, >= 0: below some 0.1 the temperature
-    follows the schedule, above 1 the run is a quench
-
-    Examples
-    --------
-    >>> round(largest_adiabaticity(CoolingSchedule(300)), 2)
-    0.78
-    """
-    if schedule.total_steps is None:
-        return 0.0
-    held = schedule.warmup_steps if schedule.warmup_clock == "hold" else 0
-    start = max(schedule.hold_steps, held)
-    steps = schedule.total_steps - start
-    return max(
-        float(adiabaticity(cooling_speed(rho, steps, schedule.rho0, schedule.law), rho))
-        for rho in (schedule(max(schedule.warmup_steps, start)), 0.0)
-    )
-
-
-def adiabatic_rho0(total_steps: int, bound: float = 0.1, law: Law = _defaults.LAW) -> float:
-    """Largest rho0 whose cooling over total_steps stays below an adiabaticity number.
-
-    The default rho0 = 0.99 is too hot for short runs: what has not relaxed when it freezes is not
-    annealed but quenched.
-
-    Parameters
-    ----------
-    total_steps : S, an integer >= 1.
-    bound : largest adiabaticity number allowed, > 0.
-    law : as in :class:`CoolingSchedule`; "constant" has no largest rho0.
-
-    Returns
-    -------
-    rho0 in [0, 1), to 12 digits
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range.
-
-    Examples
-    --------
-    >>> round(adiabatic_rho0(2400), 3), round(adiabatic_rho0(300), 3)
-    (0.99, 0.948)
-    """
-    _check.whole("total_steps", total_steps, 1)
-    _check.positive("bound", bound)
-    _check.one_of("law", law, ("paper", "linear", "exponential"))
-    cool, hot = 0.0, 1.0
-    while hot - cool > 1e-12:
-        middle = (cool + hot) / 2
-        if largest_adiabaticity(CoolingSchedule(total_steps, middle, law)) < bound:
-            cool = middle
-        else:
-            hot = middle
-    return cool
-
-
-def _is_checkable(value: object) -> bool:
-    """Whether ``value`` is a plain number or no number at all; arrays may be traced."""
-    return not hasattr(value, "shape") or isinstance(value, np.generic)

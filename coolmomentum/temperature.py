@@ -5,7 +5,8 @@ Equation numbers are those of Borysenko and Byshkin, Scientific Reports 11, 1070
 A displacement is the change of one parameter in one step. Only trainable parameters belong here: a
 moving average of batch normalisation also changes, but it does not walk. A complex number counts as
 two coordinates. Sums are made in float32 at least, by the library's own sum: dot and norm kernels
-lose up to some per cent over 1e8 elements.
+lose up to some per cent over 1e8 elements. Integers are summed in the library's default float;
+booleans, objects and masked arrays are refused (``TypeError``).
 """
 
 import math
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from coolmomentum import _check
-from coolmomentum._arrays import Array, Scalar, is_kind, is_number, namespace, wide
+from coolmomentum._arrays import Array, Scalar, is_checkable, is_kind, is_number, namespace, wide
 
 __all__ = [
     "DisplacementSum",
@@ -203,12 +204,12 @@ def squared_norm(x: Array, *, xp: Any = None) -> Scalar:
 
     Parameters
     ----------
-    x : real or complex floating array of any shape.
+    x : real or complex array of any shape; integers are taken as floats.
     xp : array namespace, if it is not to be found out.
 
     Returns
     -------
-    0-d array, float32 or better (a Python float for a Python number)
+    0-d array, float32 or better (a Python number for a Python number)
 
     Examples
     --------
@@ -229,7 +230,7 @@ def inner_product(x: Array, y: Array, *, xp: Any = None) -> Scalar:
 
     Parameters
     ----------
-    x, y : real or complex floating arrays of the same shape.
+    x, y : real or complex arrays of the same shape; integers are taken as floats.
     xp : array namespace, if it is not to be found out.
 
     Returns
@@ -269,8 +270,9 @@ def coordinates(x: Array, *, xp: Any = None) -> int:
     """
     if is_number(x):
         return 1
+    xp = xp or namespace(x)
     size: int = math.prod(x.shape)
-    return 2 * size if _is_complex(x, xp or namespace(x)) else size
+    return 2 * size if _is_complex(x, xp) else size
 
 
 def _at_least_one(count: Scalar) -> Scalar:
@@ -290,5 +292,5 @@ def _is_complex(x: Array, xp: Any) -> bool:
 
 
 def _check_learning_rate(learning_rate: Scalar) -> None:
-    if is_number(learning_rate):
+    if is_checkable(learning_rate):
         _check.positive("learning_rate", learning_rate)

@@ -6,7 +6,7 @@ Equation numbers are those of Borysenko and Byshkin, Scientific Reports 11, 1070
 import math
 from typing import Any
 
-from coolmomentum._arrays import Array, Scalar, astype, namespace, wide
+from coolmomentum._arrays import Array, Scalar, astype, is_kind, is_number, namespace, wide
 from coolmomentum.langevin import step_size
 
 __all__ = ["langevin_step", "next_displacement"]
@@ -76,6 +76,11 @@ def langevin_step(
     -------
     the new parameter and the new displacement, in the dtypes of ``x`` and ``displacement``
 
+    Raises
+    ------
+    TypeError
+        If ``x`` or ``displacement`` is an array of integers, which cannot hold the result.
+
     Examples
     --------
     >>> langevin_step(1.0, 0.0, 1.0, learning_rate=0.25, rho=0.75)
@@ -94,4 +99,8 @@ def langevin_step(
 
 def _stored(value: Array, like: Array, xp: Any) -> Array:
     """``value`` in the dtype in which ``like`` is kept."""
-    return value if xp is math or value.dtype == like.dtype else astype(value, like.dtype, xp)
+    if xp is math or is_number(like) or value.dtype == like.dtype:
+        return value
+    if is_kind(like, "integral", xp):
+        raise TypeError(f"parameters and displacements must be floating: {like.dtype}")
+    return astype(value, like.dtype, xp)

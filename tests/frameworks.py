@@ -34,7 +34,11 @@ NEEDS = {
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
 }
 # What a module needs, if that is not the package of its name.
-OF_ADAPTERS = {"coolmomentum.torch": ("torch",), "coolmomentum.jax": ("jax", "optax")}
+OF_MODULES = {
+    "coolmomentum.torch": ("torch",),
+    "coolmomentum.jax": ("jax", "optax"),
+    "safetensors.torch": ("torch",),
+}
 
 
 def installed(*packages: str) -> bool:
@@ -56,7 +60,7 @@ class Missing:
 
 def framework(name: str) -> Any:
     """The module of that name, or where it is not installed what skips the test that uses it."""
-    if installed(*OF_ADAPTERS.get(name, (name.partition(".")[0],))):
+    if installed(*OF_MODULES.get(name, (name.partition(".")[0],))):
         return importlib.import_module(name)
     return Missing(name)
 

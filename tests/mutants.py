@@ -121,6 +121,20 @@ CORE = [
         Selection("test_schedules.py", "test_the_clock_may_hold or test_the_clock_runs_on"),
     ),
     Mutant(
+        "hold_steps do not shorten the cooling",
+        "schedules.py",
+        "    span = total_steps - start",
+        "    span = total_steps - (0 if holds else start)",
+        Selection("test_schedules.py", "test_rho_is_held_and_then_cools and numpy"),
+    ),
+    Mutant(
+        "half precision computed in half precision",
+        "schedules.py",
+        "    work = wide_dtype(dtype, xp)",
+        "    work = dtype",
+        Selection("test_schedules.py", "test_a_half_precision_rho and numpy"),
+    ),
+    Mutant(
         "learning rate outside the displacement",
         "update.py",
         f"{MOVED}learning_rate, rho))\n    return _stored(position + moved, x, xp)",

@@ -13,14 +13,14 @@ import coolmomentum
 PACKAGE = Path(coolmomentum.__file__).parent
 CORE = (
     *("_arrays", "_check", "_defaults"),
-    *("langevin", "schedules", "temperature", "thermometer", "update"),
+    *("langevin", "schedules", "solver", "temperature", "thermometer", "update"),
 )
 FRAMEWORKS = (
     *("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras"),
     *("matplotlib", "safetensors"),
 )
 # Beside the core: modules that need one library more.
-OPTIONAL = {"plot": "matplotlib", "checkpoint": "safetensors"}
+OPTIONAL = {"plot": "matplotlib", "portable": "safetensors"}
 ADAPTERS = ("numpy", "torch", "keras", "tensorflow", "jax")
 
 
@@ -67,10 +67,72 @@ def test_the_core_imports_itself_numpy_and_the_compatibility_layer(module):
         assert top != "coolmomentum" or rest.partition(".")[0] not in {*ADAPTERS, *OPTIONAL}
 
 
-@pytest.mark.parametrize("name", ["langevin", "schedules", "temperature", "update"])
+@pytest.mark.parametrize("name", ["langevin", "schedules", "solver", "temperature", "update"])
 def test_public_names_are_re_exported(name):
     """Every public name of a core module is the same thing in the package, and listed there."""
     module = importlib.import_module(f"coolmomentum.{name}")
     for public in module.__all__:
         assert getattr(coolmomentum, public) is getattr(module, public)
         assert public in coolmomentum.__all__
+
+
+@pytest.mark.parametrize("name", ["CoolMomentum", "cool_momentum", "Thermometer"])
+def test_who_looks_here_for_an_optimizer_is_told_where_it_is(name):
+    """One line names the four imports; to hasattr, dir and getattr it is an attribute not there."""
+    for importing in (
+        f"from coolmomentum import {name}",
+        f"from coolmomentum import rho_at, {name}",
+    ):
+        with pytest.raises(ImportError) as caught:
+            exec(importing)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.startswith(f"{name!r} is in the module of your framework")
+        for framework in ("torch", "jax", "keras", "numpy"):
+            assert f"from coolmomentum.{framework} " in message
+    assert not hasattr(coolmomentum, name)
+    assert name not in dir(coolmomentum)
+    assert getattr(coolmomentum, name, None) is None
+    with pytest.raises(AttributeError, match=r"from coolmomentum\.torch import CoolMomentum"):
+        getattr(coolmomentum, name)
+
+
+def test_other_names_are_missing_as_ever():
+    """Names that do not exist, and adapters that were not imported, say what Python says."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import coolmomentum; coolmomentum.torch"],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == (
+        "AttributeError: module 'coolmomentum' has no attribute 'torch'"
+    )
+    with pytest.raises(ImportError, match=r"^cannot import name 'nothing' from 'coolmomentum'"):
+        from coolmomentum import nothing  # noqa: F401
+    with pytest.raises(AttributeError, match=r"^module 'coolmomentum' has no attribute '__x__'$"):
+        _ = coolmomentum.__x__
+
+
+def test_a_star_import_has_the_public_names():
+    """All of __all__, and nothing else."""
+    names: dict[str, object] = {}
+    exec("from coolmomentum import *", names)
+    assert names.keys() - {"__builtins__"} == set(coolmomentum.__all__)
+
+
+def test_a_type_checker_knows_which_names_there_are(tmp_path):
+    """Mypy refuses a name that is not there, the optimizers' too."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from coolmomentum import CoolingSchedule\nfrom coolmomentum import CoolMomentum\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-incremental", "--follow-imports=silent", str(program)],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert [line.split(":")[1] for line in done.stdout.splitlines() if " error: " in line] == ["2"]

@@ -9,6 +9,7 @@ import pytest
 from exact import U32, U64
 from hypothesis import example, given
 from hypothesis import strategies as st
+from libraries import NUMPY, libraries
 
 from coolmomentum import (
     adam_mass,
@@ -354,6 +355,100 @@ def test_one_array_among_numbers(library, function, arguments, _):
     result = library.compile(lambda x: function(x, *arguments[1:]))(first)
     assert library.owns(result)
     assert library.dtype_name(result) == "float32"
+
+
+HALF = [(NUMPY, "float16")] + [
+    (library, dtype)
+    for library in libraries("torch", "jax", "jax-jit")
+    for dtype in ("float16", "bfloat16")
+]
+COMPUTED = [entry for entry in ARRAY_FUNCTIONS if entry[0] is not step_size]
+
+
+@pytest.mark.parametrize(("library", "half"), HALF, ids=[f"{a.name}-{b}" for a, b in HALF])
+@pytest.mark.parametrize(("function", "arguments", "roundings"), COMPUTED)
+def test_half_precision_is_computed_in_float32(library, half, function, arguments, roundings):
+    """The value of the rounded arguments, rounded once to half precision."""
+    arrays = [library.array([x], dtype=half) for x in arguments]
+    result = library.compile(function)(*arrays)
+    assert library.dtype_name(result) == half
+    expected = function(*(float(x[0]) for x in arrays))
+    # All conditions are below 4, so 3 more of float32 will do for each rounding.
+    close = (2.0**-11 if half == "float16" else 2.0**-8) + 4 * roundings * U32
+    value = float(library.array(result, dtype="float32")[0])
+    assert value == pytest.approx(expected, rel=close, abs=2.0**-25)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (noise_variance, (100, 2, 3)),
+        (temperature_from_noise, (100, 100, 2)),
+        (noise_temperature, (100, 100, 0)),
+        (noise_variance_at, (100, 3, 0)),
+        (rho_from_friction, (100, 100)),
+        (friction_from_rho, (0, 3)),
+        (reduced_temperature, (0,)),
+        (rho_from_reduced_temperature, (127,)),
+        (rho_from_reduced_temperature, (0,)),
+        (effective_learning_rate, (3, 0)),
+        (learning_rate_from_sgd, (100, 0)),
+        (learning_rate_from_adam, (100, 0)),
+        (adam_mass, (100, 0, 3, 127)),
+        (matched_sgd_learning_rate, (100, 0, 0)),
+        (adiabaticity, (100, 0)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32"])
+def test_integers_give_floats(library, kind, function, arguments):
+    """What short integers would wrap, signed or not, is the number's value in the default float."""
+    result = library.compile(function)(*(library.array([x], dtype=kind) for x in arguments))
+    assert library.owns(result)
+    wide = library.name in ("numpy", "array_api_strict")
+    assert library.dtype_name(result) == ("float64" if wide else "float32")
+    expected = function(*(float(x) for x in arguments))
+    assert float(result[0]) == pytest.approx(expected, rel=8 * U32, abs=0)
+
+
+def test_half_precision_beside_more(library):
+    """Beside a float32 array the result is float32; an integer beside it changes nothing."""
+    narrow = library.array(0.5, dtype="float32")
+    whole = library.array(3, dtype="int8")
+    result = library.compile(lambda a, b: noise_variance(a, 2.0, b))(narrow, whole)
+    assert library.dtype_name(result) == "float32"
+    assert float(result) == pytest.approx(2 / 3, rel=4 * U32)
+
+
+def test_numpy_scalars_keep_their_dtype():
+    """And are checked as numbers are."""
+    assert type(reduced_temperature(np.float16(0.5))) is np.float16
+    assert type(reduced_temperature(np.float32(0.5))) is np.float32
+    assert rho_from_reduced_temperature(np.uint8(0)) == -1
+    with pytest.raises(ValueError, match=r"^rho must be in \[-1, 1\): np\.float64\(1\.0\)$"):
+        reduced_temperature(np.float64(1.0))
+    with pytest.raises(ValueError, match=r"^dt must be finite and > 0: np\.int64\(0\)$"):
+        noise_variance(1.0, 1.0, np.int64(0))
+
+
+@pytest.mark.parametrize("value", [True, None, "0.5", [0.5]], ids=str)
+def test_what_is_no_number_is_refused(value):
+    """A boolean, nothing, a string and a list: TypeError with the argument's name."""
+    for function, name in [
+        (reduced_temperature, "rho"),
+        (rho_from_reduced_temperature, "tau"),
+        (lambda x: noise_variance_at(1.0, 0.1, x), "rho"),
+        (lambda x: friction_from_rho(x, 0.1), "rho"),
+        (lambda x: adiabaticity(x, 0.5), "cooling_speed"),
+        (lambda x: learning_rate_from_sgd(0.1, x), "momentum"),
+    ]:
+        with pytest.raises(TypeError, match=f"^{name} must be a real number: "):
+            function(value)
+
+
+def test_learning_rate_from_sgd_says_where_it_holds():
+    """The first line of its help is the warning that a user of another law needs."""
+    first = learning_rate_from_sgd.__doc__.splitlines()[0]
+    assert first.startswith("For the constant law only")
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
-"""Neutral states: what they hold, what they refuse, and what each adapter knows of its own."""
+"""Portable states: what they hold, what they refuse, and what each adapter knows of its own."""
 
 import json
+import math
+import re
 import sys
 
 import ml_dtypes
@@ -11,11 +13,12 @@ from frameworks import framework
 
 from coolmomentum import CoolingSchedule
 from coolmomentum import numpy as cool_numpy
-from coolmomentum.portable import PortableState, load_file, save_file
+from coolmomentum.portable import PortableState, load_file, save_file, unique
 
 torch, cool_torch = framework("torch"), framework("coolmomentum.torch")
 jax, jnp, optax = framework("jax"), framework("jax.numpy"), framework("optax")
 cool_jax = framework("coolmomentum.jax")
+safetensors_torch = framework("safetensors.torch")
 
 COOLING = CoolingSchedule(total_steps=9, rho0=0.9, law="linear", warmup_steps=2)
 
@@ -65,6 +68,7 @@ def test_other_programs_can_read_the_file(tmp_path):
             "law": "linear",
             "warmup_steps": 2,
             "warmup_clock": "run",
+            "hold_steps": 0,
         },
     }
     np.testing.assert_array_equal(
@@ -98,10 +102,12 @@ def test_a_state_is_a_copy():
         ({"clock": 1.0}, TypeError, "clock must be an integer: 1.0"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be finite and >= 0: nan"),
         ({"last_learning_rate": -1}, ValueError, "last_learning_rate must be finite and >= 0: -1"),
-        ({"cooling": lambda step: 0.5}, TypeError, "schedule must be a CoolingSchedule to be carr"),
+        ({"cooling": lambda step: 0.5}, TypeError, "schedule must be a CoolingSchedule to be expo"),
         ({"displacements": {"w": np.zeros(2, complex)}}, ValueError, "of 'w' must be real floatin"),
         ({"displacements": {"w": np.zeros(2, int)}}, ValueError, "must be real floating: int64"),
         ({"displacements": {1: np.zeros(2)}}, TypeError, "names of displacements must be strings"),
+        ({"displacements": {"__metadata__": np.zeros(2)}}, ValueError, "a header: '__metadata__'"),
+        ({"displacements": {"\ud800": np.zeros(2)}}, ValueError, r"Unicode text: '\ud800'"),
     ],
 )
 def test_bad_values_are_refused(changes, error, message):
@@ -109,6 +115,171 @@ def test_bad_values_are_refused(changes, error, message):
     with pytest.raises(error) as caught:
         state(**changes)
     assert message in str(caught.value)
+
+
+def test_plain_numbers_and_strings_are_kept():
+    """NumPy's scalars and 0-d arrays become Python's, so that JSON and torch.load take them."""
+    cooling = CoolingSchedule(np.array(9), np.array(0.5, np.float32), hold_steps=np.array(2))
+    kept = state(
+        clock=np.int64(3),
+        learning_rate=np.float32(0.5),
+        last_learning_rate=np.float64(0.1),
+        cooling=cooling,
+        displacements={np.str_("w"): np.zeros(2)},
+    )
+    assert type(kept.clock) is int
+    assert [type(x) for x in (kept.learning_rate, kept.last_learning_rate)] == [float, float]
+    assert [type(name) for name in kept.displacements] == [str]
+    assert kept.cooling == CoolingSchedule(9, 0.5, hold_steps=2)
+    assert [type(x) for x in (kept.cooling.total_steps, kept.cooling.rho0)] == [int, float]
+
+
+@pytest.mark.parametrize(
+    "cooling",
+    [CoolingSchedule(None, 0.9, "constant"), CoolingSchedule(90, 0.9, "linear", 2, "hold", 30)],
+    ids=lambda cooling: cooling.law,
+)
+def test_every_schedule_comes_back(tmp_path, cooling):
+    """One without an end, and one that holds."""
+    save_file(state(cooling=cooling), tmp_path / "state")
+    assert load_file(tmp_path / "state").cooling == cooling
+
+
+@pytest.mark.parametrize("name", ["", "ü", "a\0b", "\U0001f600", "a.b/c", "format", "x" * 1000])
+def test_any_text_is_a_name(tmp_path, name):
+    """Whatever the names of parameters are, the file gives them back."""
+    save_file(state(displacements={name: np.ones(2)}), tmp_path / "state")
+    assert list(load_file(tmp_path / "state").displacements) == [name]
+
+
+class Compared(str):
+    """A name that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __eq__(self, other):
+        Compared.comparisons += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_names_are_compared_in_one_pass():
+    """As many names as a large model has tensors; by pairs it would be 2e10 comparisons."""
+    names = [Compared(f"layer.{i}.weight") for i in range(200_000)]
+    Compared.comparisons = 0
+    assert unique(names) is names
+    assert Compared.comparisons < 3 * len(names)
+    with pytest.raises(ValueError, match=r"^names of parameters must differ: 'a', 'b' twice$"):
+        unique(["b", "a", "c", "a", "b", "a"])
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3)])
+def test_a_file_may_hold_half_precision(tmp_path, shape):
+    """float16 and bfloat16 of another program's file are read as float32, exactly."""
+    values = torch.linspace(-3, 3, 7).repeat(2)[: int(np.prod(shape))].reshape(shape)
+    save_file(state(), tmp_path / "state")
+    with safetensors.safe_open(tmp_path / "state", framework="numpy") as file:
+        metadata = file.metadata()
+    tensors = {
+        "b": values.bfloat16(),
+        "h": values.half(),
+        "f": values.clone(),
+        "c": values.bfloat16() + 1,
+    }
+    safetensors_torch.save_file(tensors, tmp_path / "state", metadata)
+    loaded = load_file(tmp_path / "state").displacements
+    assert loaded.keys() == tensors.keys()
+    for name, values in tensors.items():
+        assert loaded[name].dtype == np.float32
+        np.testing.assert_array_equal(loaded[name], values.float().numpy())
+
+
+@pytest.fixture
+def rewrite(tmp_path):
+    """A good file with another header, or with other tensors."""
+
+    def rewritten(tensors=None, **changes):
+        path = tmp_path / "state"
+        save_file(state(), path)
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() | changes
+        metadata = {name: value for name, value in metadata.items() if value is not None}
+        safetensors_torch.save_file(tensors or {"w": torch.zeros(2)}, path, metadata)
+        return path
+
+    return rewritten
+
+
+def test_a_file_from_before_hold_steps_holds_none(rewrite):
+    """Its cooling has five entries."""
+    before = {"total_steps": 9, "rho0": 0.9, "law": "linear", "warmup_steps": 2}
+    path = rewrite(cooling=json.dumps(before | {"warmup_clock": "run"}))
+    assert load_file(path).cooling == COOLING
+
+
+LATER = json.dumps({"total_steps": 9, "rho0": 0.9, "cosine": 1})
+NO_END = json.dumps({"total_steps": None, "law": "paper"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clock": None}, "the header must have just its own entries: clock"),
+        ({"cooling": None, "clock": None}, "the header must have just its own entries: clock, coo"),
+        ({"version": None}, "version of the file must be 1: None"),
+        ({"unheard_of": "1"}, "the header must have just its own entries: unheard_of"),
+        ({"clock": "{"}, "Expecting property name"),
+        ({"clock": "-1"}, "clock must be >= 0: -1"),
+        ({"clock": "1.5"}, "clock must be an integer: 1.5"),
+        ({"clock": "true"}, "clock must be an integer: True"),
+        ({"learning_rate": "NaN"}, "learning_rate must be finite and >= 0: nan"),
+        ({"learning_rate": "Infinity"}, "learning_rate must be finite and >= 0: inf"),
+        ({"last_learning_rate": "-0.1"}, "last_learning_rate must be finite and >= 0: -0.1"),
+        ({"learning_rate": "null"}, "learning_rate must be a real number: None"),
+        ({"learning_rate": '"0.1"'}, "learning_rate must be a real number: '0.1'"),
+        ({"cooling": "3"}, "'int' object|argument after"),
+        ({"cooling": "{}"}, "total_steps"),
+        ({"cooling": LATER}, "unexpected keyword argument 'cosine'"),
+        ({"cooling": NO_END}, "total_steps is required"),
+        (
+            {"cooling": json.dumps({"total_steps": 9, "rho0": math.nan})},
+            "rho0 must be in [0, 1): n",
+        ),
+        ({"tensors": {"w": torch.zeros(2, dtype=torch.int64)}}, "must be real floating: I64"),
+        ({"tensors": {"w": torch.zeros(2).to(torch.float8_e4m3fn)}}, "must be real floating: F8_E"),
+    ],
+)
+def test_a_damaged_header_is_refused(rewrite, changes, message):
+    """By a ValueError that names the file and what is wrong with it."""
+    path = rewrite(**changes)
+    with pytest.raises(
+        ValueError, match=f"^{re.escape(repr(str(path)))} cannot be read: "
+    ) as caught:
+        load_file(path)
+    assert message in str(caught.value) or re.search(message, str(caught.value))
+
+
+def test_a_broken_file_is_refused(tmp_path):
+    """Empty, cut at any place, or no such file at all: ValueError with the path."""
+    path = tmp_path / "state"
+    save_file(state(), path)
+    whole = path.read_bytes()
+    for broken in (b"", b"x" * 100, whole[:7], whole[:20], whole[:-1], whole + b"x"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=f"^{re.escape(repr(str(path)))} cannot be read: "):
+            load_file(path)
+
+
+def test_a_path_of_no_file(tmp_path):
+    """One that is missing is not found, a folder is no file, and neither can be written to."""
+    with pytest.raises(FileNotFoundError):
+        load_file(tmp_path / "missing")
+    with pytest.raises(ValueError, match=f"save_file wrote: {re.escape(repr(str(tmp_path)))}$"):
+        load_file(tmp_path)
+    for path in (tmp_path, tmp_path / "missing" / "state"):
+        with pytest.raises(OSError, match=f"^{re.escape(repr(str(path)))} cannot be written: "):
+            save_file(state(), path)
 
 
 def test_files_of_others_and_of_later_versions_are_refused(tmp_path):

@@ -13,7 +13,7 @@ from exact import COOLING_LAWS, LAWS, RHO_ROUNDINGS, U32, U64
 from frameworks import framework
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from libraries import libraries
+from libraries import LIBRARIES, NUMPY, STRICT, libraries
 
 from coolmomentum import (
     CoolingSchedule,
@@ -27,8 +27,10 @@ from coolmomentum import (
     largest_adiabaticity,
     noise_temperature,
     reduced_temperature,
+    resolve_schedule,
     rho0_for_cooling_rate,
     rho_at,
+    settings_from_sgd,
     step_size,
     steps_for_cooling_rate,
 )
@@ -500,9 +502,12 @@ def test_cooled_rho_is_the_schedule():
 
 def test_a_schedule_survives_pickling():
     """A schedule is data: equal, hashable and picklable, with whole numbers as they were given."""
-    schedule = CoolingSchedule(np.int64(9), np.float32(0.5), "linear", np.uint8(2), "hold")
-    assert type(schedule.total_steps) is int
-    assert type(schedule.rho0) is float
+    schedule = CoolingSchedule(
+        np.int64(9), np.float32(0.5), np.str_("linear"), np.uint8(2), np.str_("hold"), np.int8(0)
+    )
+    fields = (schedule.total_steps, schedule.rho0, schedule.law, schedule.warmup_steps)
+    assert [type(value) for value in fields] == [int, float, str, int]
+    assert [type(value) for value in (schedule.warmup_clock, schedule.hold_steps)] == [str, int]
     copy = pickle.loads(pickle.dumps(schedule))
     assert copy == schedule == CoolingSchedule(9, 0.5, "linear", 2, "hold")
     assert hash(copy) == hash(schedule)
@@ -538,6 +543,304 @@ def test_a_warm_up_of_wrapped_and_unsigned_clocks(law, clock):
     schedule = CoolingSchedule(200, 0.9, law, 100, clock)
     assert not np.any(schedule(np.asarray([-(2**31), -1, 0], dtype=np.int32)))
     assert not np.any(schedule(np.asarray([0, 99], dtype=np.uint8)))
+
+
+# --- holding rho0 before the law begins -----------------------------------------------------------
+
+HOLDS = [
+    (4, 0, "run"),
+    (4, 2, "run"),
+    (4, 6, "run"),
+    (4, 2, "hold"),
+    (4, 6, "hold"),
+    (0, 6, "hold"),
+]
+
+
+def held(law, step, hold_steps, warmup_steps, clock):
+    """Rho of 20 steps from rho0 = 0.9, by the textbook formula in 50 digits."""
+    start = max(hold_steps, warmup_steps if clock == "hold" else 0)
+    if step < warmup_steps:
+        return 0.0
+    return 0.9 if step < start else float(exact.rho(law, step - start, 20 - start, 0.9))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("hold", HOLDS, ids=str)
+def test_rho_is_held_and_then_cools_over_the_steps_that_remain(library, law, hold):
+    """In every law, with and without a warm-up, by either clock; the warm-up is counted in."""
+    hold_steps, warmup_steps, clock = hold
+    schedule = CoolingSchedule(20, 0.9, law, warmup_steps, clock, hold_steps)
+    expected = [held(law, n, *hold) for n in range(23)]
+    by_numbers = [schedule(n) for n in range(23)]
+    close = (RHO_ROUNDINGS[law] + 1) * U64
+    assert by_numbers == pytest.approx(expected, rel=close, abs=0)
+    assert by_numbers[warmup_steps:hold_steps] == [0.9] * (hold_steps - warmup_steps)
+    rho = library.compile(schedule)(library.array(np.arange(23), dtype="int32"))
+    assert library.owns(rho)
+    # Of float32: the law's roundings, and 8 of the libraries' expm1 and tanh, as in Keras' test.
+    close = (RHO_ROUNDINGS[law] + 8) * U32
+    np.testing.assert_allclose(np.asarray(rho), expected, rtol=close, atol=0)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("clock", [np.int32(-1), np.int32(-(2**31)), np.uint32(3), np.int8(3)])
+def test_a_held_clock_before_its_start_is_at_rho0(law, clock):
+    """A clock that wrapped, or would wrap in ``step - hold_steps``, is at rho0, not beyond it."""
+    steps = np.asarray([clock])
+    assert np.all(CoolingSchedule(200, 0.9, law, hold_steps=100)(steps) == 0.9)
+
+
+COUNTS = [c for c in itertools.product([False, True], repeat=4) if any(c)]
+
+
+@pytest.mark.parametrize("arrays", COUNTS, ids=str)
+@pytest.mark.parametrize("clock", ["run", "hold"])
+@pytest.mark.parametrize("steps", [("int32", 2), ("int32", 6), ("int32", 13), ("float32", 13)])
+def test_the_counts_may_be_arrays(library, arrays, clock, steps):
+    """Step, total_steps, warmup_steps and hold_steps: any may be a 0-d array, traced or not."""
+    dtype, step = steps
+    numbers = (step, 20, 3, 8)
+    dtypes = (dtype, "int32", "int32", "int32")  # no library has to mix integers and floats
+    given = [
+        library.array(x, dtype=d)
+        for x, d, is_array in zip(numbers, dtypes, arrays, strict=True)
+        if is_array
+    ]
+
+    def rho(*given):
+        rest = iter(given)
+        counts = [next(rest) if a else x for x, a in zip(numbers, arrays, strict=True)]
+        n, total_steps, warmup_steps, hold_steps = counts
+        schedule = CoolingSchedule(total_steps, 0.9, "linear", warmup_steps, clock, hold_steps)
+        return schedule(n)
+
+    result = library.compile(rho)(*given)
+    assert library.owns(result)
+    expected = CoolingSchedule(20, 0.9, "linear", 3, clock, 8)(step)
+    assert float(result) == pytest.approx(expected, rel=8 * U32, abs=0)
+
+
+@pytest.mark.parametrize("law", COOLING_LAWS)
+@pytest.mark.parametrize("total_steps", [10, 1000, 312_400])
+@pytest.mark.parametrize("rho0", [0.3, 0.9, 0.99, 0.999])
+def test_the_laws_are_self_similar(law, total_steps, rho0):
+    """A law that starts anew at step n, from the rho it has there, goes on as it would have.
+
+    Both have their own roundings. That of the rho at n is carried on: with r the part of the steps
+    that remains, tau is 1 + r (tau_n - 1), or tau_n**r, and 1 - rho is (1 - rho_n)**r; all change
+    rho by at most r ((1 - rho) / (1 - rho_n))**2 times the change of rho_n.
+    """
+    whole = CoolingSchedule(total_steps, rho0, law)
+    for n in (1, total_steps // 3, total_steps - 2):
+        again = CoolingSchedule(total_steps, whole(n), law, hold_steps=n)
+        steps = np.unique(np.linspace(n, total_steps, 100).astype(int))
+        rho, remains = whole(steps), (total_steps - steps) / (total_steps - n)
+        carried = remains * ((1 - rho) / (1 - whole(n))) ** 2
+        close = (RHO_ROUNDINGS[law] + 1) * U64 * (2 + carried)
+        assert np.all(np.abs(again(steps) - rho) <= close)
+        assert rho0 > 0.5 or np.max(np.abs(again(steps) - rho)) <= 6e-16
+
+
+@given(setting=settings_and_steps())
+def test_without_a_hold_rho_is_the_closed_form_bit_for_bit(setting):
+    """Nothing is added to the laws where rho0 is not held: numbers and float64 arrays alike."""
+    total_steps, rho0, step = setting
+    left = total_steps - step
+    formulas = {
+        "paper": -math.expm1(left / total_steps * math.log1p(-rho0)),
+        "linear": rho0 * left / (left + (1 - rho0) * step),
+        "exponential": math.tanh(left / total_steps * ((math.log1p(rho0) - math.log1p(-rho0)) / 2)),
+        "constant": rho0,
+    }
+    for law, expected in formulas.items():
+        assert CoolingSchedule(total_steps, rho0, law)(step) == expected
+        assert CoolingSchedule(total_steps, rho0, law, hold_steps=0)(step) == expected
+    array = CoolingSchedule(total_steps, rho0, "linear")(np.asarray([step]))
+    assert array[0] == formulas["linear"]
+
+
+def test_a_hold_longer_than_the_clock(library):
+    """A hold_steps beyond the clock's int32 neither fails nor wraps: rho stays at rho0."""
+    steps = library.array([0, 2**31 - 1, -1], dtype="int32")
+    schedule = CoolingSchedule(4_000_000_000, 0.5, "linear", hold_steps=3_000_000_000)
+    rho = library.compile(schedule)(steps)
+    np.testing.assert_array_equal(np.asarray(rho), [0.5] * 3)
+    later = schedule(np.asarray([2_999_999_999, 3_500_000_000, 4_000_000_000]))
+    np.testing.assert_allclose(later, [0.5, 1 / 3, 0], rtol=4 * U64)
+
+
+def test_adiabaticity_is_that_of_the_steps_after_the_hold():
+    """What is held does not cool: fewer steps remain, from the same rho0."""
+    schedule = CoolingSchedule(1000, 0.9, "linear", hold_steps=400)
+    assert largest_adiabaticity(schedule) == largest_adiabaticity(
+        CoolingSchedule(600, 0.9, "linear")
+    )
+    # In the warm-up the clock runs on, here 100 steps into the cooling.
+    warm = CoolingSchedule(1000, 0.9, "exponential", warmup_steps=500, hold_steps=400)
+    tau = 19 ** (5 / 6)
+    by_hand = math.log(19) / 600 * (1 + tau) ** 2 / (4 * tau)
+    assert largest_adiabaticity(warm) == pytest.approx(by_hand, rel=1e-13)
+    rho0 = adiabatic_rho0(600, law="paper")
+    assert largest_adiabaticity(CoolingSchedule(1000, rho0, hold_steps=400)) < 0.1
+
+
+# --- the constant law has no end ------------------------------------------------------------------
+
+
+def test_the_constant_law_needs_no_total_steps(library):
+    """Who holds does not know how long; with a warm-up, in arrays and numbers, and as a setting."""
+    schedule = CoolingSchedule(None, 0.9, "constant", warmup_steps=2)
+    assert [schedule(n) for n in (0, 1, 2, 10**12)] == [0.0, 0.0, 0.9, 0.9]
+    rho = library.compile(schedule)(library.array([0, 2, 2**31 - 1], dtype="int32"))
+    np.testing.assert_allclose(np.asarray(rho), [0, 0.9, 0.9], rtol=U32)
+    assert resolve_schedule(law="constant", rho0=0.9, warmup_steps=2) == schedule
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+    assert largest_adiabaticity(schedule) == 0.0
+
+
+@pytest.mark.parametrize("law", COOLING_LAWS)
+def test_a_law_that_ends_needs_total_steps(law):
+    """None is refused where rho is to reach 0."""
+    with pytest.raises(
+        TypeError, match=r"^total_steps is required: the optimizer steps over which"
+    ):
+        CoolingSchedule(None, law=law)
+
+
+# --- half precision, short integers and other arrays ----------------------------------------------
+
+HALF = [(NUMPY, "float16")] + [
+    (library, dtype)
+    for library in libraries("torch", "jax", "jax-jit")
+    for dtype in ("float16", "bfloat16")
+]
+halves = pytest.mark.parametrize(
+    ("library", "half"), HALF, ids=[f"{library.name}-{half}" for library, half in HALF]
+)
+
+
+def assert_rounded_once(library, value, expected, half):
+    """``value`` is ``expected`` in half precision, of which float32 kept 8 roundings more."""
+    assert library.dtype_name(value) == half
+    u = 2.0**-11 if half == "float16" else 2.0**-8
+    value = np.asarray(library.array(value, dtype="float32"))
+    np.testing.assert_allclose(value, expected, rtol=u + 8 * U32, atol=2.0**-25)
+
+
+@halves
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("total_steps", [1000, 100_000, 10**7])
+def test_a_half_precision_rho_is_computed_in_float32(library, half, law, total_steps):
+    """Past 65,504 steps, which float16 does not count, too; rounded once, and 0 at the end."""
+    steps = np.asarray([0, total_steps // 3, total_steps // 2, total_steps - 1, total_steps])
+    dtype = getattr(library.xp, half)
+    schedule = CoolingSchedule(total_steps, 0.99, law)
+    rho = library.compile(lambda n: schedule(n, dtype=dtype))(library.array(steps, dtype="int32"))
+    assert_rounded_once(library, rho, in_float64(law, steps, total_steps, 0.99), half)
+    if law != "constant":
+        assert float(rho[-1]) == 0.0
+
+
+@halves
+@pytest.mark.parametrize("hold_steps", [0, 70_000])
+def test_steps_in_half_precision(library, half, hold_steps):
+    """An array of float16 steps beside a total_steps beyond its range; its own dtype comes back."""
+    steps = library.array([0.0, 1024.0, 61440.0], dtype=half)
+    schedule = CoolingSchedule(100_000, 0.99, "linear", hold_steps=hold_steps)
+    rho = library.compile(schedule)(steps)
+    assert_rounded_once(library, rho, [schedule(n) for n in (0, 1024, 61440)], half)
+
+
+@halves
+def test_rho0_in_half_precision(library, half):
+    """A 0-d rho0 does not make the law one of half precision: 1 - rho0 has all its digits."""
+    rho0 = library.array(0.96875, dtype=half)
+    for law in LAWS:
+        rho = library.compile(
+            lambda rho0, law=law: cooled_rho(70_000, 100_000, rho0, law, dtype=library.xp.float32)
+        )(rho0)
+        expected = CoolingSchedule(100_000, 0.96875, law)(70_000)
+        assert float(rho) == pytest.approx(expected, rel=20 * U32, abs=0)
+
+
+SHORT = [(library, kind) for library in LIBRARIES for kind in ("int8", "uint8", "int16", "uint16")]
+
+
+@pytest.mark.parametrize(
+    ("library", "kind"), SHORT, ids=[f"{library.name}-{kind}" for library, kind in SHORT]
+)
+@pytest.mark.parametrize("total_steps", [100, 1000, 100_000, 10**10])
+@pytest.mark.parametrize("setting", [(0, 0), (30, 0), (0, 40), (30, 40)], ids=str)
+def test_steps_in_short_integers(library, kind, total_steps, setting):
+    """No count wraps: neither ``step - start`` of unsigned integers nor a long total_steps."""
+    warmup_steps, hold_steps = setting
+    schedule = CoolingSchedule(total_steps, 0.9, "paper", warmup_steps, "hold", hold_steps)
+    steps = [0, 3, 35, 41, 99, 100, 127]
+    rho = library.compile(schedule)(library.array(steps, dtype=kind))
+    expected = [schedule(n) for n in steps]
+    np.testing.assert_allclose(np.asarray(rho), expected, rtol=14 * U32, atol=1e-30)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.uint64, np.float16, np.float64])
+@pytest.mark.parametrize("law", LAWS)
+def test_a_numpy_scalar_is_a_0d_array(kind, law):
+    """It gives a 0-d array of NumPy, or a scalar, with the value of the number."""
+    schedule = CoolingSchedule(100_000, 0.9, law, hold_steps=2)
+    rho = schedule(kind(3))
+    assert NUMPY.owns(rho)
+    assert rho.shape == ()
+    assert rho.dtype == (np.float16 if kind is np.float16 else np.float64)
+    u = 2.0**-11 if kind is np.float16 else 8 * U64
+    assert float(rho) == pytest.approx(schedule(3), rel=u, abs=0)
+    assert CoolingSchedule(200, 0.9, "linear")(np.uint8(255)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (np.ma.array([0, 5], mask=[False, True]), "masked arrays lose their mask here"),
+        (np.asarray([False, True]), "steps must be integers or floats: bool"),
+        (np.asarray([0j]), "steps must be integers or floats: complex128"),
+        (np.asarray([None]), "steps must be integers or floats: object"),
+        ([0, 5], "arguments must be numbers or arrays of one array-API library: list"),
+        (True, "arguments must be numbers or arrays of one array-API library: bool"),
+        (None, "arguments must be numbers or arrays of one array-API library: NoneType"),
+    ],
+    ids=lambda case: type(case).__name__,
+)
+def test_steps_that_are_no_steps_are_refused(steps, message):
+    """By one TypeError, never by a number that is wrong."""
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        CoolingSchedule(10)(steps)
+
+
+@halves
+def test_the_alpha_solver_in_half_precision(library, half):
+    """Each function is computed in float32 from its half-precision arguments and rounded once."""
+    rho0 = library.array(0.96875, dtype=half)  # exact: 1 - rho0 = 2**-5
+    alpha = library.compile(lambda rho0: cooling_rate(rho0, 1000))(rho0)
+    assert_rounded_once(library, alpha, 2.0 ** (-5 / 1000), half)
+    half_alpha = library.array(0.5, dtype=half)
+    for function, arguments, expected in (
+        (steps_for_cooling_rate, (half_alpha, rho0), 5.0),
+        (rho0_for_cooling_rate, (half_alpha, library.array(5, dtype="int32")), 0.96875),
+        (rho_at, (library.array(5, dtype="int32"), rho0, half_alpha), 0.0),
+    ):
+        assert_rounded_once(library, library.compile(function)(*arguments), expected, half)
+
+
+def test_the_alpha_solver_takes_integers(library):
+    """total_steps may be an array of integers, short ones too; NumPy's scalars are checked."""
+    for kind in ("int32", "uint8"):
+        steps = library.array(5, dtype=kind)
+        assert float(library.compile(lambda s: cooling_rate(0.96875, s))(steps)) == pytest.approx(
+            0.5, rel=4 * U32
+        )
+    with pytest.raises(ValueError, match=r"^total_steps must be >= 1: np\.int64\(0\)$"):
+        cooling_rate(0.5, np.int64(0))
+    with pytest.raises(ValueError, match=r"^rho0 must be in \[0, 1\): np\.float64\(1\.5\)$"):
+        cooling_rate(np.float64(1.5), 10)
 
 
 # --- the alpha solver -----------------------------------------------------------------------------
@@ -676,6 +979,195 @@ def test_from_temperature_takes_arrays(library):
     np.testing.assert_allclose(np.asarray(rho), [1 / 2, 1 / 3, 1 / 5], rtol=6 * U32)
 
 
+def cosine(step):
+    """From 199 to 1 in 100 steps, and up again, by operators and by NumPy's cosine."""
+    return 1 + 99 * (1 + np.cos(np.pi * step / 100))
+
+
+def test_a_curve_is_held_after_its_end():
+    """With total_steps tau(total_steps) holds for ever; without it the cosine heats again."""
+    schedule = from_temperature(cosine, total_steps=100)
+    assert schedule(0) == pytest.approx(0.99, rel=4 * U64)
+    assert [float(schedule(n)) for n in (100, 101, 150, 10**12)] == [0.0] * 4
+    assert float(from_temperature(cosine)(150)) > 0.9
+
+
+def test_a_curve_that_ends_is_not_asked_beyond_its_end():
+    """A table of temperatures has a last entry; what is asked for is never beyond it."""
+    table = [199.0, 3.0, 1.0]
+    schedule = from_temperature(lambda n: table[n], total_steps=2)
+    assert [schedule(n) for n in (0, 1, 2, 3, 1000)] == [0.99, 0.5, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint8", "float32"])
+def test_a_held_curve_takes_arrays(library, kind):
+    """Of any shape, integers or floats, compiled or not: the last value is held in each place."""
+    numbers = np.asarray([[0, 1, 2], [3, 4, 200]])
+    schedule = from_temperature(lambda n: 3.0 - (n > 1) * 1.0 * (n > 1), total_steps=2)
+    if library is STRICT:  # which multiplies no booleans
+        schedule = from_temperature(
+            lambda n: STRICT.xp.where(n > 1, STRICT.xp.asarray(2.0), STRICT.xp.asarray(3.0)), 2
+        )
+    rho = library.compile(schedule)(library.array(numbers, dtype=kind))
+    assert library.owns(rho)
+    np.testing.assert_allclose(np.asarray(rho), [[1 / 2, 1 / 2, 1 / 3], [1 / 3] * 3], rtol=4 * U32)
+
+
+def test_the_last_step_of_a_curve_may_be_beyond_the_clock():
+    """A total_steps that short integers, int32 or float16 do not hold does not wrap."""
+    schedule = from_temperature(lambda n: 1 + n / 1e5, total_steps=10**10)
+    for steps in (np.asarray([100], np.int8), np.asarray([100], np.float16), jnp.asarray([100])):
+        assert float(schedule(steps)[0]) == pytest.approx(0.001 / 2.001, rel=1e-3)
+    half = from_temperature(lambda n: 1 + n / 1e5, total_steps=100_000)
+    assert np.asarray(half(np.asarray([65504], np.float16)))[0] > 0.2
+
+
+def test_a_constant_curve_has_the_shape_of_the_steps(library):
+    """A tau that gives one number for an array of steps gives an array of rho."""
+    rho = library.compile(from_temperature(lambda n: 3.0))(library.array([[0, 1]], dtype="int32"))
+    assert library.owns(rho)
+    np.testing.assert_allclose(np.asarray(rho), [[0.5, 0.5]], rtol=2 * U32)
+
+
+def test_a_curve_of_integers_has_a_rho_between_them(library):
+    """Tau = 3, 2, 1 in integers, unsigned ones too, is rho = 1/2, 1/3, 0."""
+    for kind in ("int32", "uint8"):
+        tau = library.array([3, 2, 1, 0], dtype=kind)
+        rho = library.compile(from_temperature(lambda tau: tau))(tau)
+        np.testing.assert_allclose(np.asarray(rho), [1 / 2, 1 / 3, 0, -1], rtol=2 * U32)
+
+
+NUMBERS_ONLY = [
+    lambda n: 2.0 if n < 3 else 1.0,
+    lambda n: max(1.0, 3.0 - n),
+    lambda n: 2 + math.cos(n),
+    lambda n: [3, 2, 1][int(n) // 2],
+]
+
+
+@pytest.mark.parametrize("tau", NUMBERS_ONLY, ids=["if", "max", "math", "int"])
+@pytest.mark.parametrize(
+    "library", libraries("numpy", "torch", "jax", "jax-jit"), ids=lambda library: library.name
+)
+def test_a_curve_for_numbers_alone(library, tau):
+    """It works for Python ints; an array, traced or not, is refused in words that say why."""
+    schedule = from_temperature(tau, total_steps=5)
+    assert all(0 <= schedule(n) < 1 for n in range(8))
+    with pytest.raises(TypeError, match=r"^tau must take an array of steps, by functions of its"):
+        library.compile(schedule)(library.array([0, 1]))
+
+
+def test_a_curve_of_jax_traces():
+    """jax.numpy's cosine in a jitted, scanned step: the rho of the numbers."""
+    schedule = from_temperature(lambda n: 1 + 99 * (1 + jnp.cos(jnp.pi * n / 100)), total_steps=100)
+    rho = jax.jit(jax.vmap(schedule))(jnp.arange(150))
+    expected = [float(schedule(n)) for n in range(150)]
+    np.testing.assert_allclose(rho, expected, rtol=0, atol=40 * U32)
+
+
+def test_a_curve_is_data():
+    """Schedules of the same curve and end are equal, hashable, picklable and shown in full."""
+    schedule = from_temperature(cosine, np.int64(100))
+    assert type(schedule.total_steps) is int
+    copy = pickle.loads(pickle.dumps(schedule))
+    assert copy == schedule == from_temperature(cosine, total_steps=100)
+    assert hash(copy) == hash(schedule)
+    assert schedule != from_temperature(cosine)
+    assert repr(schedule).endswith("total_steps=100)")
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "error", "message"),
+    [
+        (0, ValueError, "total_steps must be >= 1: 0"),
+        (2.0, TypeError, "total_steps must be an integer: 2.0"),
+        (True, TypeError, "total_steps must be an integer: True"),
+    ],
+)
+def test_the_end_of_a_curve_is_checked(total_steps, error, message):
+    """When the schedule is made, with argument, rule and value."""
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        from_temperature(cosine, total_steps)
+
+
+# --- what the arguments of an optimizer mean ------------------------------------------------------
+
+
+def test_settings_make_a_cooling_schedule():
+    """None stands for the default of the class."""
+    assert resolve_schedule(total_steps=10) == CoolingSchedule(10)
+    settings = {"rho0": 0.5, "law": "linear", "warmup_steps": 1, "warmup_clock": "hold"}
+    expected = CoolingSchedule(10, **settings, hold_steps=2)
+    assert resolve_schedule(None, total_steps=10, **settings, hold_steps=2) == expected
+
+
+def test_a_schedule_is_taken_as_it_is():
+    """Beside a function total_steps says how far to probe, and only there."""
+    schedule, function = CoolingSchedule(10), from_temperature(cosine, 100)
+    assert resolve_schedule(schedule) is schedule
+    assert resolve_schedule(function) is resolve_schedule(function, total_steps=7) is function
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings", "error", "message"),
+    [
+        (None, {}, TypeError, "total_steps is required: the optimizer steps over which rho"),
+        (CoolingSchedule(9), {"total_steps": 9}, ValueError, "total_steps must not be given besid"),
+        (CoolingSchedule(9), {"hold_steps": 0}, ValueError, "hold_steps must not be given beside"),
+        (
+            cosine,
+            {"law": "linear"},
+            ValueError,
+            "law must not be given beside a schedule: 'linear'",
+        ),
+        (cosine, {"total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
+        ("linear", {}, TypeError, "schedule must be a CoolingSchedule or a function of the step"),
+        (0.9, {"total_steps": 9}, TypeError, "schedule must be a CoolingSchedule or a function"),
+    ],
+    ids=str,
+)
+def test_a_schedule_beside_settings_is_refused(schedule, settings, error, message):
+    """One of the two, and a schedule is a CoolingSchedule or a function, no name of a law."""
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        resolve_schedule(schedule, **settings)
+
+
+# --- from SGD -------------------------------------------------------------------------------------
+
+
+@given(lr=st.floats(1e-6, 10), momentum=st.floats(0, 0.999), total_steps=st.integers(1, 10**7))
+def test_settings_from_sgd_start_at_its_effective_learning_rate(lr, momentum, total_steps):
+    """lr_sgd / (1 - momentum), and never above the lr of the constant law.
+
+    tau0 has 3 roundings at condition 2 / (1 - rho0**2) <= 1001, on both sides; 6 more.
+    """
+    settings = settings_from_sgd(lr, momentum, total_steps)
+    assert settings.keys() == {"lr", "rho0", "law"}
+    assert settings["law"] == "linear"
+    rho0, ours = settings["rho0"], settings["lr"]
+    first = ours * (1 + rho0) / (2 * (1 - rho0))
+    assert first == pytest.approx(lr / (1 - momentum), rel=20 * U64, abs=0)
+    assert ours <= 2 * lr / (1 + momentum) * (1 + 20 * U64)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "total_steps", "rho0", "ours"),
+    [  # in fractions: lr = 2 * 0.1 (1 - rho0) / ((1 - momentum) (1 + rho0))
+        (0.9, 50, 0.9, 2 / 19),  # adiabatic is 0.667: the momentum stays
+        (0.9, 500, 25 / 26, 2 / 51),  # (tau0 - 1) / S = 0.1
+        (0.9, 100_000, 0.99, 2 / 199),
+        (0.0, 1000, 50 / 51, 2 / 1010),
+        (0.995, 1000, 0.995, 0.2 / 1.995),
+    ],
+)
+def test_settings_from_sgd_by_hand(momentum, total_steps, rho0, ours):
+    """rho0 is 0.99, the adiabatic one of the linear law, or the momentum; to its 12 digits."""
+    settings = settings_from_sgd(0.1, momentum, total_steps)
+    assert settings["rho0"] == pytest.approx(rho0, rel=0, abs=1e-12)
+    assert settings["lr"] == pytest.approx(ours, rel=1e-9)
+    assert all(type(settings[name]) is float for name in ("lr", "rho0"))
+
+
 def test_check_schedule_gives_the_schedule_back():
     """A good schedule passes through, and is probed at both ends and in the middle."""
     seen = []
@@ -714,6 +1206,11 @@ BAD_SETTINGS = [
     ({"warmup_steps": 10}, ValueError, "warmup_steps must be < total_steps = 10: 10"),
     ({"warmup_clock": "walk"}, ValueError, "warmup_clock must be one of run, hold: 'walk'"),
     ({"warmup_clock": None}, TypeError, "warmup_clock must be one of run, hold: None"),
+    ({"hold_steps": -1}, ValueError, "hold_steps must be >= 0: -1"),
+    ({"hold_steps": 1.5}, TypeError, "hold_steps must be an integer: 1.5"),
+    ({"hold_steps": True}, TypeError, "hold_steps must be an integer: True"),
+    ({"hold_steps": None}, TypeError, "hold_steps must be an integer: None"),
+    ({"hold_steps": 10}, ValueError, "hold_steps must be < total_steps = 10: 10"),
 ]
 
 
@@ -745,6 +1242,10 @@ def test_a_bad_setting_fails_when_the_schedule_is_made(setting, error, message):
             ValueError,
             "law must be one of paper, linear, exponential: 'constant'",
         ),
+        (lambda: settings_from_sgd(0.0, 0.9, 9), ValueError, "lr must be finite and > 0: 0.0"),
+        (lambda: settings_from_sgd(0.1, 1.0, 9), ValueError, "momentum must be in [0, 1): 1.0"),
+        (lambda: settings_from_sgd(0.1, 0.9, 0), ValueError, "total_steps must be >= 1: 0"),
+        (lambda: settings_from_sgd("x", 0.9, 9), TypeError, "lr must be a real number: 'x'"),
         (lambda: from_temperature(3.0), TypeError, "tau must be a function of the step: 3.0"),
         (
             lambda: from_temperature(lambda n: -1.0)(0),

@@ -15,6 +15,8 @@ from libraries import libraries
 
 from coolmomentum import (
     DisplacementSum,
+    coordinates,
+    inner_product,
     rescaled_temperature,
     squared_norm,
     temperature,
@@ -175,6 +177,87 @@ def test_the_three_point_form_of_a_straight_walk(x, lr, rho):
     assert float(three_point_temperature([x], [x], lr, rho)) == close_to(expected, x.size + 4)
 
 
+# --- integers, and what is no number --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "int32"])
+def test_integers_are_read_as_floats(library, kind):
+    """(100, 7, 0) has T = 10049/3 at dt**2 = 1, and no square or sum wraps in a short integer.
+
+    By three points, with the step before (100, 9, 1): 2 <(200, 16, 1)**2> / 4.
+    """
+    before = library.array([100, 9, 1], dtype=kind)
+    x = library.array([100, 7, 0], dtype=kind)
+    for function, expected in [
+        (lambda before, x: temperature(x, 1.0), 10049 / 3),
+        (lambda before, x: rescaled_temperature([x, x]), 10049 / 3),
+        (lambda before, x: squared_norm(x), 10049),
+        (lambda before, x: inner_product(before, x), 10063),
+        (lambda before, x: three_point_temperature(before, x, 1.0, 0.0), 40257 / 6),
+        (lambda before, x: DisplacementSum().add(before).add(x).read(), (10082 + 10049) / 6),
+    ]:
+        reading = library.compile(function)(before, x)
+        assert library.owns(reading)
+        wide = library.name in ("numpy", "array_api_strict")
+        assert library.dtype_name(reading) == ("float64" if wide else "float32")
+        assert float(reading) == pytest.approx(expected, rel=8 * (U64 if wide else U32), abs=0)
+
+
+def test_lists_of_integers_and_scalars():
+    """Python's and NumPy's integers are coordinates, a list may hold both arrays and numbers."""
+    assert temperature([1, 2, 3], 0.5) == 28 / 3
+    assert temperature((10**20, 0), 1) == 5e39
+    assert float(temperature([np.asarray([1, 2]), np.int8(100), 3], 1.0)) == 10014 / 4
+    assert float(temperature(np.uint8(200), np.float64(0.5))) == 80000
+    assert float(temperature(np.zeros((0, 3), int), 0.1)) == 0.0
+
+
+NO_DISPLACEMENTS = [
+    np.asarray([True, False]),
+    np.asarray([None, 1.0]),
+    np.asarray(["1"]),
+    np.asarray(["2020-01-01"], "datetime64[D]"),
+    np.ma.array([1.0, 2.0], mask=[False, True]),
+    [[1, 2], [3]],
+    [np.ones(2), [1.0]],
+    [True],
+    [None],
+    True,
+    None,
+    "1",
+    {"w": np.ones(2)},
+    *[library.array([True]) for library in libraries("torch", "jax")],
+    [np.ones(1), np.ma.array([1.0], mask=[True])],
+]
+
+
+@pytest.mark.parametrize("x", NO_DISPLACEMENTS, ids=lambda x: f"{type(x).__name__}")
+def test_what_is_no_displacement_is_refused(x):
+    """By one TypeError that says what it is, in every function."""
+    message = "^(arrays must be of real or complex numbers|masked arrays lose|arguments must be num"
+    for function in (
+        rescaled_temperature,
+        lambda x: temperature(x, 0.1),
+        lambda x: three_point_temperature(x, x, 0.1, 0.5),
+        DisplacementSum().add,
+    ):
+        with pytest.raises(TypeError, match=message + ")"):
+            function(x)
+    if not isinstance(x, list):
+        for function in (squared_norm, lambda x: inner_product(x, x)):
+            with pytest.raises(TypeError, match=message + ")"):
+                function(x)
+
+
+@pytest.mark.parametrize("x", [[1, 2], (1,), True, None, np.ma.array([1.0], mask=[True])], ids=str)
+def test_what_has_no_coordinates_is_refused(x):
+    """A list is no array, and what a mask hides would be counted."""
+    with pytest.raises(
+        TypeError, match=r"^(masked arrays lose|arguments must be numbers or arrays)"
+    ):
+        coordinates(x)
+
+
 # --- precision ------------------------------------------------------------------------------------
 
 
@@ -270,6 +353,7 @@ LR_NOT_FINITE = "learning_rate must be finite and > 0"
         (lambda: temperature(ONE, 0.0), "learning_rate must be finite and > 0: 0.0"),
         (lambda: temperature(ONE, -0.1), f"{LR_NOT_FINITE}: -0.1"),
         (lambda: temperature(ONE, math.nan), f"{LR_NOT_FINITE}: nan"),
+        (lambda: temperature(ONE, np.float64(0.0)), f"{LR_NOT_FINITE}: np.float64(0.0)"),
         (
             lambda: three_point_temperature(ONE, ONE, 0, 0.5),
             "learning_rate must be finite and > 0: 0",
@@ -294,3 +378,10 @@ def test_the_two_steps_must_match():
     """The three-point thermometer refuses lists of different lengths."""
     with pytest.raises(ValueError, match="shorter"):
         three_point_temperature([ONE, ONE], [ONE], 0.1, 0.5)
+
+
+@pytest.mark.parametrize("lr", [True, None, "0.1", [0.1]], ids=str)
+def test_a_learning_rate_is_a_number(lr):
+    """A boolean, nothing, a string and a list are refused."""
+    with pytest.raises(TypeError, match=r"^learning_rate must be a real number: "):
+        temperature(ONE, lr)

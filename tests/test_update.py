@@ -160,3 +160,23 @@ def test_a_float32_displacement_of_a_half_precision_parameter():
     x, v = langevin_step(x, jnp.zeros(3, jnp.float32), g, learning_rate=0.1, rho=0.9)
     assert (x.dtype, v.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(v, -0.095 * float(g[0]), rtol=6 * U32)
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint8"])
+def test_integers_cannot_hold_a_step(library, kind):
+    """Neither a parameter nor a displacement is rounded to integers; a gradient may be of them."""
+    whole = library.array([2], dtype=kind)
+    real = library.array([2.0], dtype="float32")
+    step = library.compile(lambda *a: langevin_step(*a, learning_rate=0.5, rho=0.0))
+    for arrays in ((whole, real, real), (real, whole, real)):
+        with pytest.raises(TypeError, match=r"^parameters and displacements must be floating: "):
+            step(*arrays)
+    x, dx = step(real, real, whole)
+    assert (float(x[0]), float(dx[0])) == (1.5, -0.5)
+
+
+def test_masked_parameters_are_refused():
+    """Their mask would be lost in the step."""
+    x = np.ma.array([1.0, 2.0], mask=[False, True])
+    with pytest.raises(TypeError, match=r"^masked arrays lose their mask here"):
+        langevin_step(x, np.zeros(2), np.ones(2), learning_rate=0.1, rho=0.5)

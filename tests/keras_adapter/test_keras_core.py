@@ -37,6 +37,34 @@ def test_rho_of_a_tensor_is_that_of_the_number(law, warmup_steps, clock):
         assert float(numpy(rho)) == pytest.approx(schedule(n), rel=close, abs=0)
 
 
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_rho_is_held_before_the_law_begins(law, dtype):
+    """By tensors and numbers of hold_steps alike; half precision is rounded once.
+
+    The roundings of float32 as above, and one of 2**-11 or 2**-8.
+    """
+    schedule = CoolingSchedule(100_000, 0.9, law, warmup_steps=1, hold_steps=70_000)
+    u = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 0.0}[dtype]
+    close = u + (RHO_ROUNDINGS[law] + 8) * U32
+    for n in [0, 1, 69_999, 70_000, 85_000, 99_999, 100_000, -1]:
+        step = ops.convert_to_tensor(np.int32(n))
+        rho = schedule(step, dtype=dtype, xp=ops)
+        assert keras.backend.standardize_dtype(rho.dtype) == dtype
+        value = float(numpy(ops.cast(rho, "float32")))
+        assert value == pytest.approx(schedule(n), rel=close, abs=2.0**-25)
+        held = ops.convert_to_tensor(np.int32(70_000))
+        rho = cooled_rho(step, 100_000, 0.9, law, 1, "run", held, dtype="float32", xp=ops)
+        assert float(numpy(rho)) == pytest.approx(schedule(n), rel=16 * U32, abs=0)
+
+
+def test_a_curve_is_held_after_its_end():
+    """Of float tensors, as the optimizer gives them to a curve: tau = 3, 2, 1, 1, 1."""
+    schedule = from_temperature(lambda step: 3.0 - step, total_steps=2)
+    rho = [float(schedule(ops.convert_to_tensor(n))) for n in (0.0, 1.0, 2.0, 3.0, 1e6)]
+    assert rho == pytest.approx([1 / 2, 1 / 3, 0, 0, 0], rel=4 * U32, abs=0)
+
+
 def test_rho_takes_numbers_beside_tensors_and_runs_longer_than_int32():
     """A Python step beside a tensor of total_steps, and 2**40 steps."""
     assert float(cooled_rho(5, ops.convert_to_tensor(10), xp=ops)) == pytest.approx(0.9, abs=1e-6)
