@@ -81,15 +81,15 @@ def test_partition_with_a_frozen_group():
 
 HYPERPARAMETERS = [
     {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9},
-    {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9, "schedule": "linear", "warmup_steps": 2},
+    {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9, "law": "linear", "warmup_steps": 2},
     {
         "learning_rate": 0.1,
         "total_steps": 6,
-        "schedule": "exponential",
+        "law": "exponential",
         "warmup_steps": 2,
         "warmup_clock": "hold",
     },
-    {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9, "schedule": "constant"},
+    {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9, "law": "constant"},
     {"learning_rate": optax.linear_schedule(0.1, 0.0, 8), "total_steps": 6},
     {"learning_rate": 0.1, "schedule": CoolingSchedule(6, 0.9)},
     {"learning_rate": 0.1, "schedule": lambda step: 0.5 / (1 + step)},

@@ -70,7 +70,7 @@ def test_the_authors_trajectories(golden):
     Both are float64 runs, so twice the running bound.
     """
     optimizer = CoolMomentum(
-        lr=0.1, total_steps=golden.total_steps, rho0=float(golden.rho0), law=golden.law
+        learning_rate=0.1, total_steps=golden.total_steps, rho0=float(golden.rho0), law=golden.law
     )
     positions, _ = run(optimizer, [np.asarray(1.0)], lambda x, n: x, len(golden.printed))
     rhos = [
@@ -305,13 +305,13 @@ def test_a_gradient_of_another_shape_is_refused():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"lr": -0.1}, ValueError, "lr must be finite and >= 0: -0.1"),
-        ({"lr": math.inf}, ValueError, "lr must be finite and >= 0: inf"),
-        ({"lr": math.nan}, ValueError, "lr must be finite and >= 0: nan"),
-        ({"lr": "fast"}, TypeError, "lr must be a real number: 'fast'"),
-        ({"lr": None}, TypeError, "lr must be a real number: None"),
-        ({"lr": True}, TypeError, "lr must be a real number: True"),
-        ({"lr": 1j}, TypeError, "lr must be a real number: 1j"),
+        ({"learning_rate": -0.1}, ValueError, "learning_rate must be finite and >= 0: -0.1"),
+        ({"learning_rate": math.inf}, ValueError, "learning_rate must be finite and >= 0: inf"),
+        ({"learning_rate": math.nan}, ValueError, "learning_rate must be finite and >= 0: nan"),
+        ({"learning_rate": "fast"}, TypeError, "learning_rate must be a real number: 'fast'"),
+        ({"learning_rate": None}, TypeError, "learning_rate must be a real number: None"),
+        ({"learning_rate": True}, TypeError, "learning_rate must be a real number: True"),
+        ({"learning_rate": 1j}, TypeError, "learning_rate must be a real number: 1j"),
         ({"rho0": 1.0}, ValueError, "rho0 must be in [0, 1): 1.0"),
         ({"rho0": -0.5}, ValueError, "rho0 must be in [0, 1): -0.5"),
         ({"total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
@@ -341,7 +341,7 @@ def test_a_gradient_of_another_shape_is_refused():
         (
             {"schedule": 0.9},
             TypeError,
-            "schedule must be a law, a CoolingSchedule or a function of the step: 0.9",
+            "schedule must be a CoolingSchedule or a function of the step (law names a law): 0.9",
         ),
         ({"schedule": lambda n: 1.0}, ValueError, "schedule(0) must be in [-1, 1): 1.0"),
         ({"schedule": lambda n: n}, ValueError, "schedule(5) must be in [-1, 1): 5"),
