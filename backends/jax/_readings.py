@@ -21,10 +21,12 @@ from jax import lax
 from coolmomentum import DisplacementSum, coordinates
 from coolmomentum import step_size as step_size_of
 from coolmomentum._arrays import DType
+from coolmomentum.jax._tree import unboxed
 from coolmomentum.jax._transform import (
     CoolMomentumState,
     RhoSchedule,
     precision,
+    promoting,
     rho_at,
     value_at,
     walks,
@@ -142,7 +144,9 @@ def temperature(
 
     def read(state: CoolMomentumState) -> jax.Array:
         last = jnp.maximum(state.count - 1, 0)
-        return _rescaled(state, axis_name) / value_at(learning_rate, last, _precision(state))
+        rate = value_at(learning_rate, last, _precision(state))
+        started = (state.count > 0) | (rate > 0)  # a warm-up may begin with a rate of 0
+        return _rescaled(state, axis_name) / jnp.where(started, rate, 1)
 
     return _pooled(opt_state, read, axis_name)
 
@@ -230,7 +234,11 @@ def per_leaf(
 def states_of(opt_state: optax.OptState) -> list[CoolMomentumState]:
     """Every CoolMomentum state in the state of an optimizer, of which there is one at least."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
-    states = [node for node in nodes if isinstance(node, CoolMomentumState)]
+    states = [
+        node._replace(count=unboxed(node.count))
+        for node in nodes
+        if isinstance(node, CoolMomentumState)
+    ]
     if not states:
         raise ValueError(
             "opt_state must have the state of a cool_momentum in it: "
@@ -244,16 +252,18 @@ def _pooled(
 ) -> jax.Array:
     """Mean of the readings of the states, each weighted by its coordinates."""
     states = states_of(opt_state)
-    first, *others = [read(state) for state in states]
-    if not others:
-        return first
-    sizes = [_coordinates(state, axis_name) for state in states]
-    whole = max(sum(sizes), 1)
-    # As differences, so that the mean of equal readings is that reading to the last bit.
-    shares = [
-        (reading - first) * (size / whole) for reading, size in zip(others, sizes[1:], strict=True)
-    ]
-    return functools.reduce(jnp.add, shares, first)
+    with promoting():
+        first, *others = [read(state) for state in states]
+        if not others:
+            return first
+        sizes = [_coordinates(state, axis_name) for state in states]
+        whole = max(sum(sizes), 1)
+        # As differences, so that the mean of equal readings is that reading to the last bit.
+        shares = [
+            (reading - first) * (size / whole)
+            for reading, size in zip(others, sizes[1:], strict=True)
+        ]
+        return functools.reduce(jnp.add, shares, first)
 
 
 def _rescaled(state: CoolMomentumState, axis_name: AxisName | None) -> jax.Array:
