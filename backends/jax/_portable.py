@@ -129,7 +129,7 @@ def _on_host(name: str, displacement: Leaf) -> np.ndarray:
         displacement.is_fully_addressable or displacement.is_fully_replicated
     ):
         raise ValueError(
-            f"the displacement of {name!r} must be on this process, not sharded over others: gather "
+            f"the displacement of {name!r} must be whole on this process: first gather "
             "the state by jax.experimental.multihost_utils.process_allgather(..., tiled=True)"
         )
     return np.asarray(displacement)

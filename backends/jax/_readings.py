@@ -21,7 +21,6 @@ from jax import lax
 from coolmomentum import DisplacementSum, coordinates
 from coolmomentum import step_size as step_size_of
 from coolmomentum._arrays import DType
-from coolmomentum.jax._tree import unboxed
 from coolmomentum.jax._transform import (
     CoolMomentumState,
     RhoSchedule,
@@ -31,6 +30,7 @@ from coolmomentum.jax._transform import (
     value_at,
     walks,
 )
+from coolmomentum.jax._tree import unboxed
 
 AxisName = Hashable | Sequence[Hashable]  # of shard_map, pmap or vmap
 Reading = Callable[[CoolMomentumState], jax.Array]
