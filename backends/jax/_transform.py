@@ -182,8 +182,8 @@ def cool_momentum(
 def _cooling(schedule: Any, **settings: Any) -> RhoSchedule:
     settings = {name: unboxed(value) for name, value in settings.items()}
     schedule, rho0, total_steps = unboxed(schedule), settings["rho0"], settings["total_steps"]
-    if _is_array(rho0):  # inject_hyperparams may have made it bfloat16
-        settings["rho0"] = jnp.asarray(rho0, jnp.promote_types(rho0.dtype, jnp.float32))
+    if _is_array(rho0):  # inject_hyperparams may have made it bfloat16, or complex
+        settings["rho0"] = jnp.real(rho0).astype(precision(rho0))
     if _is_array(schedule):
         cooling: RhoSchedule = schedule
         resolve_schedule(lambda step: cooling, **settings)  # nothing else may be given
@@ -284,7 +284,8 @@ def value_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: DType) -> j
     if callable(value):
         # int32 / int is float32 in JAX even with x64; int64 / int is float64.
         value = value(count.astype(jnp.int64) if dtype == jnp.float64 else count)
-    return jnp.asarray(value, dtype)
+    # Of complex parameters inject_hyperparams makes complex numbers.
+    return jnp.asarray(jnp.real(value), dtype)
 
 
 def _is_array(value: object) -> bool:
