@@ -39,6 +39,8 @@ Reading = Callable[[CoolMomentumState], jax.Array]
 def rho(opt_state: optax.OptState, schedule: RhoSchedule) -> jax.Array:
     """Momentum coefficient that the next step will use.
 
+    It reads the clock alone: of several processes one may call it.
+
     Parameters
     ----------
     opt_state : state of the optimizer.
@@ -117,18 +119,23 @@ def temperature(
     """Temperature of the last step, Eq. 22: the mean squared displacement over the learning rate.
 
     It follows the thermostat, not the landscape: it shows that the walk cools, not that it found
-    its minimum. 0 before the first step.
+    its minimum. 0 before the first step. A parameter without a gradient (None) did not move, but the
+    state does not tell: it counts with its last displacement.
+
+    Where several processes share the arrays, all of them have to call it, and
+    :func:`rescaled_temperature` and :func:`per_leaf` of both; one alone would wait for ever.
 
     Parameters
     ----------
     opt_state : state of the optimizer.
-    learning_rate : of the optimizer, > 0: a number, an array or an optax schedule, which is asked
+    learning_rate : of the optimizer: a number, an array or an optax schedule, which is asked
         for the learning rate of the last step.
     axis_name : see :func:`rescaled_temperature`.
 
     Returns
     -------
-    temperature, an energy: a 0-d array, float32 or better
+    temperature, an energy: a 0-d array, float32 or better; after a step with a learning rate of 0
+    there is none (NaN, infinite)
 
     Raises
     ------
@@ -197,8 +204,9 @@ def per_leaf(
 
     Returns
     -------
-    a pytree like the parameters, with the reading of each; :class:`optax.MaskedNode`, which is no
-    leaf, stands where CoolMomentum moves nothing: masked and integer parameters
+    a pytree like the parameters, as is JAX's way, with the reading of each; its paths are the names
+    of :func:`export_state`. :class:`optax.MaskedNode`, which is no leaf, stands where CoolMomentum
+    moves nothing: masked and integer parameters, PRNG keys
 
     Raises
     ------

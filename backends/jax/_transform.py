@@ -74,23 +74,32 @@ def cool_momentum(
     ``-0.25 * 1.75 / 2 = -0.21875``.
 
     The arithmetic is done in float32 at least (float64 for float64 leaves). Integer and boolean
-    leaves do not move. A leaf whose gradient is None gets None and keeps its displacement (the
-    clock counts the update all the same). Under :func:`optax.inject_hyperparams` float
-    hyperparameters take the dtype of the parameters: with bfloat16 parameters pass it
-    ``hyperparam_dtype=jnp.float32``, or rho0 = 0.99 becomes 0.98828.
+    leaves and typed PRNG keys do not move. A leaf whose gradient is None gets None and keeps its
+    displacement (the clock counts the update all the same, and a temperature the displacement).
+
+    Under :func:`optax.inject_hyperparams` float hyperparameters take the dtype of the parameters:
+    with bfloat16 parameters pass it ``hyperparam_dtype=jnp.float32``, or rho0 = 0.99 becomes
+    0.98828. It asks a schedule at its own count: if it is around :class:`optax.MultiSteps`, pass it
+    ``static_args="schedule"``, or the run cools too fast.
+
+    To train longer, build the optimizer with the new total_steps and keep the state: rho is then
+    where the longer run would have it.
 
     Parameters
     ----------
     learning_rate : base learning rate, the squared time step ``dt**2``, finite and >= 0; a number,
-        a scalar array or an optax schedule.
+        a scalar array, an optax schedule, or a Variable of ``flax.nnx``, read in each step. (The
+        other numbers may be Variables too, and are read once.)
     total_steps : the optimizer steps over which rho cools to 0, an integer >= 1; after them the
-        optimizer is SGD with step ``learning_rate / 2``. Required, unless a schedule is given.
+        optimizer is SGD with step ``learning_rate / 2``. Required, unless a schedule is given or
+        the law is constant.
     rho0 : initial momentum coefficient in [0, 1); 0.99 if None.
     law : "paper" (if None), "linear", "exponential" or "constant", see
         :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, an integer in [0, total_steps).
     warmup_clock : "run" or "hold", whether the cooling clock runs during the warm-up.
-    hold_steps : steps at the start with rho = rho0, before the law begins, in [0, total_steps).
+    hold_steps : steps at the start with rho = rho0, the warm-up included, before the law begins;
+        an integer in [0, total_steps).
     schedule : in place of all these a :class:`coolmomentum.CoolingSchedule` or any callable
         ``step -> rho`` in [-1, 1). An array is a constant rho; :func:`optax.inject_hyperparams`
         makes one of a callable.

@@ -42,7 +42,8 @@ class CoolMomentum:
     ----------
     learning_rate : base learning rate, the squared time step ``dt**2``; finite and >= 0.
     total_steps, rho0, law, warmup_steps, warmup_clock, hold_steps : the cooling, as in
-        :class:`coolmomentum.CoolingSchedule`. total_steps is required unless a schedule is given.
+        :class:`coolmomentum.CoolingSchedule`. total_steps is required unless a schedule is given or
+        the law is constant. The numbers are stored as Python's own.
     schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
         in place of those.
     weight_decay : coefficient of the L2 term, finite and >= 0; added to the gradient.
