@@ -145,6 +145,8 @@ def _like(leaf: Leaf, value: Any) -> Leaf:
     new = np.asarray(value, leaf.dtype)
     if isinstance(leaf, np.ndarray | np.generic):
         return new
-    if isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "committed", True):
+    if isinstance(leaf, jax.core.Tracer):
+        return jnp.where(True, new, leaf)  # the leaf tells the compiler where to place it
+    if not getattr(leaf, "committed", True):
         return jnp.asarray(new)
     return jax.device_put(new, leaf.sharding)

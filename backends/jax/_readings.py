@@ -119,8 +119,8 @@ def temperature(
     """Temperature of the last step, Eq. 22: the mean squared displacement over the learning rate.
 
     It follows the thermostat, not the landscape: it shows that the walk cools, not that it found
-    its minimum. 0 before the first step. A parameter without a gradient (None) did not move, but the
-    state does not tell: it counts with its last displacement.
+    its minimum. 0 before the first step. A parameter without a gradient (None) did not move, but
+    the state does not tell: it counts with its last displacement.
 
     Where several processes share the arrays, all of them have to call it, and
     :func:`rescaled_temperature` and :func:`per_leaf` of both; one alone would wait for ever.

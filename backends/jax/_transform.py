@@ -230,7 +230,7 @@ def _accumulator_dtype(dtype: DType | None) -> DType | None:
 
 def _is_key(x: Leaf) -> bool:
     """Whether it is an array of typed PRNG keys, of which JAX knows no ``result_type``."""
-    return bool(jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.extended))
+    return hasattr(x, "dtype") and bool(jnp.issubdtype(x.dtype, jax.dtypes.extended))
 
 
 def _at_rest(x: Leaf, dtype: DType | None) -> jax.Array:
@@ -264,9 +264,10 @@ def _stored(value: jax.Array, like: Leaf) -> jax.Array:
 # --- shared with the readings -------------------------------------------------------------------
 
 
-def promoting() -> contextlib.AbstractContextManager[None]:
+def promoting() -> contextlib.AbstractContextManager[Any]:
     """JAX's own dtype promotion: under the strict one float32 times complex64 is an error."""
-    return jax.numpy_dtype_promotion("standard")
+    standard: contextlib.AbstractContextManager[Any] = jax.numpy_dtype_promotion("standard")
+    return standard
 
 
 def walks(x: Leaf) -> bool:
