@@ -15,6 +15,7 @@ from coolmomentum import CoolingSchedule
 from coolmomentum.jax import (
     CoolMomentumState,
     cool_momentum,
+    import_state,
     per_leaf,
     read,
     rescaled_temperature,
@@ -22,6 +23,7 @@ from coolmomentum.jax import (
     temperature,
     thermometer,
 )
+from coolmomentum.portable import PortableState
 
 SCHEDULE = CoolingSchedule(6, 0.9)
 TX = cool_momentum(0.1, schedule=SCHEDULE)
@@ -267,3 +269,18 @@ def test_the_thermometer_reads_all_shards_under_shard_map(metered_on_one_device)
     _, state, _ = run(params, METERED.init(params), X, Y, jax.jit(mapped))
     for name, value in metered_on_one_device.items():
         np.testing.assert_allclose(read(state)[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("jit", [False, True], ids=["host", "jit"])
+def test_an_imported_state_lies_where_the_old_did(kind, jit):
+    """Its displacements are sharded as before, traced or not."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    place = NamedSharding(mesh, P("x"))
+    state = TX.init({"w": jax.device_put(jnp.zeros(16), place)})
+    saved = PortableState(3, SCHEDULE, 0.1, 0.1, {"w": np.arange(16.0)})
+    load = lambda state: import_state(state, saved)  # noqa: E731
+    new = (jax.jit(load) if jit else load)(state)
+    assert new.displacement["w"].sharding.is_equivalent_to(place, 1)
+    np.testing.assert_array_equal(new.displacement["w"], np.arange(16.0))
+    assert int(new.count) == 3

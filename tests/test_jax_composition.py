@@ -81,15 +81,15 @@ def test_partition_with_a_frozen_group():
 
 HYPERPARAMETERS = [
     {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9},
-    {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9, "schedule": "linear", "warmup_steps": 2},
+    {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9, "law": "linear", "warmup_steps": 2},
     {
         "learning_rate": 0.1,
         "total_steps": 6,
-        "schedule": "exponential",
+        "law": "exponential",
         "warmup_steps": 2,
         "warmup_clock": "hold",
     },
-    {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9, "schedule": "constant"},
+    {"learning_rate": 0.1, "total_steps": 6, "rho0": 0.9, "law": "constant"},
     {"learning_rate": optax.linear_schedule(0.1, 0.0, 8), "total_steps": 6},
     {"learning_rate": 0.1, "schedule": CoolingSchedule(6, 0.9)},
     {"learning_rate": 0.1, "schedule": lambda step: 0.5 / (1 + step)},
@@ -160,6 +160,50 @@ def test_multi_steps_counts_optimizer_steps():
     ):
         np.testing.assert_allclose(got, exact, rtol=1e-5)  # the mean of three is rounded
     assert same(states[1][0], PARAMS)
+
+
+def cool_by(schedule):
+    """CoolMomentum of three microbatches a step, as a factory for inject_hyperparams."""
+    return optax.MultiSteps(
+        cool_momentum(0.1, schedule=schedule), every_k_schedule=3
+    ).gradient_transformation()
+
+
+WITH_A_SCHEDULE = {
+    "MultiSteps outside": optax.MultiSteps(
+        optax.inject_hyperparams(cool_momentum)(0.1, schedule=CoolingSchedule(6, 0.9)), 3
+    ),
+    "static outside": optax.inject_hyperparams(cool_by, static_args="schedule")(
+        CoolingSchedule(6, 0.9)
+    ),
+    "numbers outside": optax.inject_hyperparams(
+        lambda learning_rate, total_steps, rho0: optax.MultiSteps(
+            cool_momentum(learning_rate, total_steps, rho0), 3
+        ).gradient_transformation()
+    )(0.1, 6, 0.9),
+}
+
+
+@pytest.mark.parametrize("tx", WITH_A_SCHEDULE.values(), ids=WITH_A_SCHEDULE)
+def test_a_schedule_counts_optimizer_steps_inside_multi_steps(tx):
+    """Eight steps of three microbatches are the plain run of eight steps."""
+    micro = [g for g in gradients(8) for _ in range(3)]
+    params, state = walk(tx, PARAMS, micro)[-1]
+    assert [int(s.count) for s in cool_states(state)] == [8]
+    for got, exact in zip(jax.tree.leaves(params), jax.tree.leaves(alone(8)[0]), strict=True):
+        np.testing.assert_allclose(got, exact, rtol=0, atol=2e-5)  # as of injected hyperparameters
+
+
+def test_a_schedule_injected_around_multi_steps_counts_microbatches():
+    """Then it has cooled after two of six steps: optax asks it at its own count."""
+    tx = optax.inject_hyperparams(cool_by)(CoolingSchedule(6, 0.9))
+    states = [state for _, state in walk(tx, PARAMS, [PARAMS] * 9)]
+    assert [int(state.count) for state in states[::3]] == [0, 3, 6, 9]
+    assert [int(cool_states(state.inner_state)[0].count) for state in states[::3]] == [0, 1, 2, 3]
+    # the rho that the last microbatch of each step was taken with
+    rhos = [float(state.hyperparams["schedule"]) for state in states[3::3]]
+    assert rhos == pytest.approx([CoolingSchedule(6, 0.9)(n) for n in (2, 5, 8)], abs=1e-6)
+    assert rhos[-1] == 0
 
 
 def test_apply_if_finite_skips_do_not_advance_the_clock():

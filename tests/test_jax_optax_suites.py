@@ -18,7 +18,7 @@ from coolmomentum.jax import cool_momentum
 # one), and 4 / curvature is the largest stable learning rate of every rho. 1e4 steps are theirs.
 SETTINGS = [
     {"learning_rate": 1e-3, "total_steps": 10_000},
-    {"learning_rate": 1e-3, "total_steps": 10_000, "rho0": 0.9, "schedule": "linear"},
+    {"learning_rate": 1e-3, "total_steps": 10_000, "rho0": 0.9, "law": "linear"},
 ]
 ALIASES = tuple({"opt_name": "cool_momentum", "opt_kwargs": kwargs} for kwargs in SETTINGS)
 CONTRIB = tuple({**entry, "wrapper_name": None, "wrapper_kwargs": None} for entry in ALIASES)
@@ -56,7 +56,7 @@ def rosenbrock(x):
 )
 def test_convergence_in_bfloat16(f, start, end, law):
     """To the tolerance of their suites; rho0 = 0.99 keeps the updates above half a bfloat16."""
-    tx = cool_momentum(1e-3, 10_000, schedule=law)
+    tx = cool_momentum(1e-3, 10_000, law=law)
 
     def step(carry, _):
         params, state = carry

@@ -21,7 +21,7 @@ LAWS = ["paper", "linear", "exponential", "constant"]
 # x_1, x_2, ... on U = x^2 / 2 from x_0 = 1 at rest: shared/science.md, section 6, A to D
 GOLDEN = {
     "constant": (
-        {"learning_rate": 0.1, "total_steps": 9, "rho0": 0.9, "schedule": "constant"},
+        {"learning_rate": 0.1, "total_steps": 9, "rho0": 0.9, "law": "constant"},
         0.0,
         "181/200 29341/40000 4076101/8000000 415196461/1600000000 3146286421/320000000000"
         " -13811263198019/64000000000000",
@@ -37,7 +37,7 @@ GOLDEN = {
         "43/64 653/2048 8489/32768 110357/524288",
     ),
     "linear": (
-        {"learning_rate": 0.1, "total_steps": 4, "rho0": 0.9, "schedule": "linear"},
+        {"learning_rate": 0.1, "total_steps": 4, "rho0": 0.9, "law": "linear"},
         0.0,
         "181/200 45731/62000 363899/682000 2798291/8060000 53167529/161200000"
         " 1010183051/3224000000",
@@ -77,7 +77,7 @@ def test_the_first_update_is_the_one_of_the_docstring():
 
 runs = st.fixed_dictionaries(
     {
-        "lr": st.floats(1e-6, 10),
+        "learning_rate": st.floats(1e-6, 10),
         "total_steps": st.integers(2, 10**7),
         "rho0": st.floats(0, 0.999),
         "law": st.sampled_from(LAWS),
@@ -110,10 +110,10 @@ def test_one_step_from_anywhere_is_the_step_of_the_oracle(run, time, shape, scal
     )
     with double():
         tx = cool_momentum(
-            run["lr"],
+            run["learning_rate"],
             run["total_steps"],
             run["rho0"],
-            schedule=run["law"],
+            law=run["law"],
             warmup_steps=run["warmup_steps"],
             warmup_clock=run["warmup_clock"],
         )
@@ -124,7 +124,7 @@ def test_one_step_from_anywhere_is_the_step_of_the_oracle(run, time, shape, scal
     np.testing.assert_array_equal(updates, after.displacement)
     # Two terms. float64: rho differs by the two expm1 or tanh (4 eps), then 4 roundings.
     # float32: rho and the step size are right to 1e-6, then 4 roundings of 6e-8.
-    size = np.abs(dx).astype("float64") + run["lr"] * np.abs(g).astype("float64")
+    size = np.abs(dx).astype("float64") + run["learning_rate"] * np.abs(g).astype("float64")
     bound = 8 * 2**-52 if dtype != "float32" else 1.3e-6
     assert np.all(np.abs(np.asarray(updates) - exact.displacements[0]) <= bound * size)
 
@@ -134,7 +134,7 @@ def trajectory_of_oracle(optimizer, x, gradients, learning_rates=None):
     params, state = [x], optimizer.init([x])
     for n, g in enumerate(gradients):
         if learning_rates is not None:
-            optimizer = dataclasses.replace(optimizer, lr=learning_rates(n))
+            optimizer = dataclasses.replace(optimizer, learning_rate=learning_rates(n))
         params, state = optimizer.step(params, [g], state)
     return params[0], state.displacements[0]
 
@@ -146,7 +146,7 @@ def test_a_float64_run_is_the_run_of_the_oracle(law):
     gradients = np.random.default_rng(1).standard_normal((100, 5))
     oracle = coolmomentum.numpy.CoolMomentum(learning_rate=0.1, total_steps=80, rho0=0.95, law=law)
     x, dx = trajectory_of_oracle(oracle, np.ones(5), gradients)
-    params, state = walk(cool_momentum(0.1, 80, 0.95, schedule=law), jnp.ones(5), gradients)[-1]
+    params, state = walk(cool_momentum(0.1, 80, 0.95, law=law), jnp.ones(5), gradients)[-1]
     # 8 eps a step on displacements below 10, a hundred steps, summed up 20-fold by the momentum
     np.testing.assert_allclose(params, x, rtol=0, atol=8 * 2**-52 * 10 * 100 * 20)
     np.testing.assert_allclose(state.displacement, dx, rtol=0, atol=8 * 2**-52 * 10 * 20)

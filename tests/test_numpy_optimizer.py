@@ -71,7 +71,7 @@ def test_the_authors_trajectories(golden):
     Both are float64 runs, so twice the running bound.
     """
     optimizer = CoolMomentum(
-        lr=0.1, total_steps=golden.total_steps, rho0=float(golden.rho0), law=golden.law
+        learning_rate=0.1, total_steps=golden.total_steps, rho0=float(golden.rho0), law=golden.law
     )
     positions, _ = run(optimizer, [np.asarray(1.0)], lambda x, n: x, len(golden.printed))
     rhos = [
@@ -263,6 +263,81 @@ def test_lists_of_different_lengths_are_refused(lengths):
         CoolMomentum(total_steps=9).step(params, gradients, State(0, tuple(displacements)))
 
 
+# --- settings of every kind -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, jnp.asarray, torch.tensor])
+def test_numbers_of_a_library_are_stored_as_plain_ones(library, number):
+    """They walk as the float they are, to the last bit, also on another library's arrays."""
+    values = {"learning_rate": 0.1, "rho0": 0.9, "weight_decay": 0.25}
+    given = {name: number(value) for name, value in values.items()}
+    if number is not np.float32 and number is not np.float64:
+        given["rho0"] = 0.9  # a schedule takes arrays as they are
+    plain = {name: float(value) for name, value in given.items()}
+    start = [library.array([1.0, -2.0], dtype="float32")]
+    ends = []
+    for settings in (given, plain):
+        optimizer = CoolMomentum(total_steps=np.int64(5), **settings)
+        assert all(type(getattr(optimizer, name)) is float for name in settings)
+        assert type(optimizer.total_steps) is int
+        params, _ = run(optimizer, start, lambda x, n: x, 4)
+        assert library.owns(params[-1][0])
+        ends.append(np.asarray(params[-1][0]))
+    np.testing.assert_array_equal(*ends)
+
+
+def test_a_held_run_is_one_that_was_held_and_then_cooled():
+    """The constant law needs no total_steps; the state goes to an optimizer with hold_steps."""
+    start = [np.array([1.0, -2.0])]
+    for law in ("paper", "linear", "exponential"):
+        told = CoolMomentum(0.1, total_steps=12, rho0=0.9, law=law, hold_steps=5)
+        held = CoolMomentum(0.1, rho0=0.9, law="constant")
+        positions, _ = run(told, start, lambda x, n: x * (n + 1), 14)
+        half, state = run(held, start, lambda x, n: x * (n + 1), 5)
+        rest, _ = run(told, half[-1], lambda x, n: x * (n + 1), 9, state)
+        np.testing.assert_array_equal([x for (x,) in half + rest], [x for (x,) in positions])
+        assert told.rho(State(4, ())) == 0.9
+        assert told.rho(State(12, ())) == 0
+
+
+@pytest.mark.parametrize("law", ["paper", "linear", "exponential"])
+def test_the_largest_totals(law):
+    """Held for all but one step of 2**31 - 1, and cooled in that one."""
+    optimizer = CoolMomentum(total_steps=2**31 - 1, rho0=0.75, law=law, hold_steps=2**31 - 2)
+    assert [optimizer.rho(State(n, ())) for n in (0, 10**9, 2**31 - 3)] == [0.75] * 3
+    assert optimizer.rho(State(2**31 - 2, ())) == pytest.approx(0.75, abs=1e-15)
+    assert optimizer.rho(State(2**31 - 1, ())) == 0
+
+
+# --- temperatures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, 0.1])
+def test_the_temperature_is_0_before_the_first_step(library, learning_rate):
+    """Whatever the learning rate."""
+    optimizer = CoolMomentum(learning_rate=learning_rate, total_steps=5)
+    params = [library.array([1.0, -2.0], dtype="float32"), library.array(0.5, dtype="float32")]
+    state = optimizer.init(params)
+    assert float(optimizer.temperature(state)) == 0
+    assert {i: float(t) for i, t in optimizer.temperatures(state).items()} == {0: 0, 1: 0}
+
+
+def test_a_step_with_learning_rate_0_has_no_temperature():
+    """An error that says so, and no number."""
+    optimizer = CoolMomentum(learning_rate=0.0, total_steps=5)
+    for read in (optimizer.temperature, optimizer.temperatures):
+        with pytest.raises(ValueError, match=r"learning_rate must be finite and > 0: 0\.0"):
+            read(State(1, (np.ones(2),)))
+
+
+def test_temperatures_are_those_of_each_parameter(library):
+    """By index; pooled by their coordinates they are the temperature."""
+    optimizer = CoolMomentum(learning_rate=0.5, total_steps=5)
+    state = State(3, (library.array([1.0, -2.0], dtype="float32"), library.array(3.0, "float32")))
+    assert {i: float(t) for i, t in optimizer.temperatures(state).items()} == {0: 5, 1: 18}
+    assert float(optimizer.temperature(state)) == pytest.approx((2 * 5 + 18) / 3, rel=1e-6)
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -306,13 +381,13 @@ def test_a_gradient_of_another_shape_is_refused():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"lr": -0.1}, ValueError, "lr must be finite and >= 0: -0.1"),
-        ({"lr": math.inf}, ValueError, "lr must be finite and >= 0: inf"),
-        ({"lr": math.nan}, ValueError, "lr must be finite and >= 0: nan"),
-        ({"lr": "fast"}, TypeError, "lr must be a real number: 'fast'"),
-        ({"lr": None}, TypeError, "lr must be a real number: None"),
-        ({"lr": True}, TypeError, "lr must be a real number: True"),
-        ({"lr": 1j}, TypeError, "lr must be a real number: 1j"),
+        ({"learning_rate": -0.1}, ValueError, "learning_rate must be finite and >= 0: -0.1"),
+        ({"learning_rate": math.inf}, ValueError, "learning_rate must be finite and >= 0: inf"),
+        ({"learning_rate": math.nan}, ValueError, "learning_rate must be finite and >= 0: nan"),
+        ({"learning_rate": "fast"}, TypeError, "learning_rate must be a real number: 'fast'"),
+        ({"learning_rate": None}, TypeError, "learning_rate must be a real number: None"),
+        ({"learning_rate": True}, TypeError, "learning_rate must be a real number: True"),
+        ({"learning_rate": 1j}, TypeError, "learning_rate must be a real number: 1j"),
         ({"rho0": 1.0}, ValueError, "rho0 must be in [0, 1): 1.0"),
         ({"rho0": -0.5}, ValueError, "rho0 must be in [0, 1): -0.5"),
         ({"total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
@@ -342,7 +417,7 @@ def test_a_gradient_of_another_shape_is_refused():
         (
             {"schedule": 0.9},
             TypeError,
-            "schedule must be a law, a CoolingSchedule or a function of the step: 0.9",
+            "schedule must be a CoolingSchedule or a function of the step (law names a law): 0.9",
         ),
         ({"schedule": lambda n: 1.0}, ValueError, "schedule(0) must be in [-1, 1): 1.0"),
         ({"schedule": lambda n: n}, ValueError, "schedule(5) must be in [-1, 1): 5"),

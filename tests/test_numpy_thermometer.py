@@ -91,6 +91,24 @@ def test_every_library(library):
     assert reading["three_point_temperature"] == pytest.approx(2 / 3, rel=4e-6)
 
 
+@pytest.mark.parametrize(
+    "library", libraries("numpy", "array_api_strict", "torch"), ids=lambda library: library.name
+)
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+def test_numbers_of_numpy_read_as_the_floats_that_they_are(library, number):
+    """To the last bit, on the arrays of every library."""
+    readings = []
+    for kind, whole in ((number, np.int64), (lambda x: float(number(x)), int)):
+        thermometer = Thermometer(every=whole(1), span=whole(2))
+        assert type(thermometer.every) is type(thermometer.span) is int
+        seen = thermometer.init([library.array([0.0, 0.0], dtype="float32")])
+        for x in ([0.1, -0.2], [0.3, 0.1], [0.2, 0.2], [0.0, 0.1]):
+            moved = [library.array(x, dtype="float32")]
+            seen = thermometer.update(seen, moved, rho=kind(0.3), learning_rate=kind(0.1))
+        readings.append(thermometer.read(seen))
+    assert readings[0] == pytest.approx(readings[1], rel=0, abs=0, nan_ok=True)
+
+
 def test_unknown_motion():
     """Without rho and learning rate the mean square is known, and no temperature."""
     thermometer = Thermometer(every=1, span=1)

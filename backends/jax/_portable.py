@@ -9,6 +9,7 @@ import optax
 
 from coolmomentum.jax._readings import states_of
 from coolmomentum.jax._transform import CoolMomentumState, walks
+from coolmomentum.jax._tree import Leaf, named_leaves, unboxed
 from coolmomentum.portable import PortableState, unique
 from coolmomentum.schedules import CoolingSchedule
 
@@ -19,8 +20,9 @@ def export_state(
     """The state in a form that every adapter reads.
 
     A parameter is named by its path in the tree: ``{"dense": {"kernel": ...}}`` has a
-    ``"dense.kernel"``. Integer leaves, and those that are masked, are left out; so is the state of
-    every other transformation around this one.
+    ``"dense.kernel"``, also where a Variable of ``flax.nnx`` or a Partitioned of ``flax.linen``
+    holds it. Integer leaves, PRNG keys, and what is masked are left out; so is the state of every
+    other transformation around this one. It reads values, so it does not work under ``jit``.
 
     Parameters
     ----------
@@ -34,7 +36,9 @@ def export_state(
         If the schedule is a function of the step.
     ValueError
         If there is no CoolMomentum state in ``opt_state``, or there are two with different clocks
-        or with the same parameter, or a displacement is complex.
+        or with the same parameter, or two paths give one name, or a displacement is complex, or
+        other processes have a part of it: then gather the state first, on every process, by
+        ``jax.experimental.multihost_utils.process_allgather(opt_state, tiled=True)``.
 
     Examples
     --------
@@ -61,7 +65,7 @@ def export_state(
         cooling=schedule,
         learning_rate=_at(learning_rate, clock),
         last_learning_rate=_at(learning_rate, max(clock - 1, 0)),
-        displacements={name: np.asarray(dx) for name, dx in _named(found).items()},
+        displacements={name: _on_host(name, dx) for name, dx in _named(found).items()},
     )
 
 
@@ -69,18 +73,20 @@ def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptSt
     """A state that goes on where another run stood, of whatever adapter.
 
     Clock and displacements of every CoolMomentum state in it are replaced. The state of other
-    transformations stays; of those that have a clock of their own, as ``inject_hyperparams`` and
-    ``scale_by_schedule``, that clock too.
+    transformations stays, also the count that some have, as ``inject_hyperparams`` and
+    ``scale_by_schedule``.
 
     Parameters
     ----------
     opt_state : a state for the parameters, say ``tx.init(params)``, of an optimizer with
-        ``schedule=saved.cooling``, which it does not know and therefore cannot check.
+        ``schedule=saved.cooling``, which it does not know and therefore cannot check. It may be
+        abstract (from ``jax.eval_shape``), traced, or on the host (NumPy arrays).
     saved : the other state, its parameters named by their paths as in :func:`export_state`.
 
     Returns
     -------
-    the new state, of the dtypes and shardings of the old
+    the new state, with the structure, the dtypes and the shardings of the old, Variables and
+    Partitioneds included; NumPy arrays where those were, else arrays of JAX
 
     Raises
     ------
@@ -93,34 +99,54 @@ def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptSt
     def replaced(node: Any) -> Any:
         if not isinstance(node, CoolMomentumState):
             return node
-        leaves, structure = jax.tree.flatten_with_path(node.displacement)
-        new = [_like(dx, loaded[_name(path)]) if walks(dx) else dx for path, dx in leaves]
-        return CoolMomentumState(_like(node.count, saved.clock), jax.tree.unflatten(structure, new))
+        new = [
+            _like(dx, loaded[name]) if walks(dx) else _at_rest(dx)
+            for name, dx in named_leaves(node.displacement)
+        ]
+        displacement = jax.tree.unflatten(jax.tree.structure(node.displacement), new)
+        return CoolMomentumState(
+            jax.tree.map(lambda count: _like(count, saved.clock), node.count), displacement
+        )
 
     return jax.tree.map(replaced, opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
 
 
-def _named(found: list[CoolMomentumState]) -> dict[str, jax.Array]:
+def _named(found: list[CoolMomentumState]) -> dict[str, Leaf]:
     """The displacements that move, of all states, by name."""
-    named = [
-        (_name(path), dx)
-        for state in found
-        for path, dx in jax.tree.leaves_with_path(state.displacement)
-        if walks(dx)
-    ]
+    leaves = [leaf for state in found for leaf in named_leaves(state.displacement)]
+    named = [(name, dx) for name, dx in leaves if walks(dx)]
     unique([name for name, _ in named])
     return dict(named)
 
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
 def _at(learning_rate: optax.ScalarOrSchedule, clock: int) -> float:
-    return float(learning_rate(clock) if callable(learning_rate) else learning_rate)
+    rate = unboxed(learning_rate)
+    return float(rate(clock) if callable(rate) else rate)
 
 
-def _like(leaf: jax.Array, value: Any) -> jax.Array:
+def _on_host(name: str, displacement: Leaf) -> np.ndarray:
+    if isinstance(displacement, jax.Array) and not (
+        displacement.is_fully_addressable or displacement.is_fully_replicated
+    ):
+        raise ValueError(
+            f"the displacement of {name!r} must be whole on this process: first gather "
+            "the state by jax.experimental.multihost_utils.process_allgather(..., tiled=True)"
+        )
+    return np.asarray(displacement)
+
+
+def _at_rest(leaf: Leaf) -> Leaf:
+    """What does not move, as it is; zeros where there is only a shape."""
+    return jnp.zeros_like(leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+
+
+def _like(leaf: Leaf, value: Any) -> Leaf:
     """``value`` where and as ``leaf`` is, so that the next step is not compiled anew."""
-    new = jnp.asarray(value, leaf.dtype)
-    return jax.device_put(new, leaf.sharding) if leaf.committed else new
+    new = np.asarray(value, leaf.dtype)
+    if isinstance(leaf, np.ndarray | np.generic):
+        return new
+    if isinstance(leaf, jax.core.Tracer):
+        return jnp.where(True, new, leaf)  # the leaf tells the compiler where to place it
+    if not getattr(leaf, "committed", True):
+        return jnp.asarray(new)
+    return jax.device_put(new, leaf.sharding)

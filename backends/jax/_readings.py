@@ -25,10 +25,12 @@ from coolmomentum.jax._transform import (
     CoolMomentumState,
     RhoSchedule,
     precision,
+    promoting,
     rho_at,
     value_at,
     walks,
 )
+from coolmomentum.jax._tree import unboxed
 
 AxisName = Hashable | Sequence[Hashable]  # of shard_map, pmap or vmap
 Reading = Callable[[CoolMomentumState], jax.Array]
@@ -36,6 +38,8 @@ Reading = Callable[[CoolMomentumState], jax.Array]
 
 def rho(opt_state: optax.OptState, schedule: RhoSchedule) -> jax.Array:
     """Momentum coefficient that the next step will use.
+
+    It reads the clock alone: of several processes one may call it.
 
     Parameters
     ----------
@@ -115,18 +119,23 @@ def temperature(
     """Temperature of the last step, Eq. 22: the mean squared displacement over the learning rate.
 
     It follows the thermostat, not the landscape: it shows that the walk cools, not that it found
-    its minimum. 0 before the first step.
+    its minimum. 0 before the first step. A parameter without a gradient (None) did not move, but
+    the state does not tell: it counts with its last displacement.
+
+    Where several processes share the arrays, all of them have to call it, and
+    :func:`rescaled_temperature` and :func:`per_leaf` of both; one alone would wait for ever.
 
     Parameters
     ----------
     opt_state : state of the optimizer.
-    learning_rate : of the optimizer, > 0: a number, an array or an optax schedule, which is asked
+    learning_rate : of the optimizer: a number, an array or an optax schedule, which is asked
         for the learning rate of the last step.
     axis_name : see :func:`rescaled_temperature`.
 
     Returns
     -------
-    temperature, an energy: a 0-d array, float32 or better
+    temperature, an energy: a 0-d array, float32 or better; after a step with a learning rate of 0
+    there is none (NaN, infinite)
 
     Raises
     ------
@@ -142,7 +151,9 @@ def temperature(
 
     def read(state: CoolMomentumState) -> jax.Array:
         last = jnp.maximum(state.count - 1, 0)
-        return _rescaled(state, axis_name) / value_at(learning_rate, last, _precision(state))
+        rate = value_at(learning_rate, last, _precision(state))
+        started = (state.count > 0) | (rate > 0)  # a warm-up may begin with a rate of 0
+        return _rescaled(state, axis_name) / jnp.where(started, rate, 1)
 
     return _pooled(opt_state, read, axis_name)
 
@@ -193,8 +204,9 @@ def per_leaf(
 
     Returns
     -------
-    a pytree like the parameters, with the reading of each; :class:`optax.MaskedNode`, which is no
-    leaf, stands where CoolMomentum moves nothing: masked and integer parameters
+    a pytree like the parameters, as is JAX's way, with the reading of each; its paths are the names
+    of :func:`export_state`. :class:`optax.MaskedNode`, which is no leaf, stands where CoolMomentum
+    moves nothing: masked and integer parameters, PRNG keys
 
     Raises
     ------
@@ -230,7 +242,11 @@ def per_leaf(
 def states_of(opt_state: optax.OptState) -> list[CoolMomentumState]:
     """Every CoolMomentum state in the state of an optimizer, of which there is one at least."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
-    states = [node for node in nodes if isinstance(node, CoolMomentumState)]
+    states = [
+        node._replace(count=unboxed(node.count))
+        for node in nodes
+        if isinstance(node, CoolMomentumState)
+    ]
     if not states:
         raise ValueError(
             "opt_state must have the state of a cool_momentum in it: "
@@ -244,16 +260,18 @@ def _pooled(
 ) -> jax.Array:
     """Mean of the readings of the states, each weighted by its coordinates."""
     states = states_of(opt_state)
-    first, *others = [read(state) for state in states]
-    if not others:
-        return first
-    sizes = [_coordinates(state, axis_name) for state in states]
-    whole = max(sum(sizes), 1)
-    # As differences, so that the mean of equal readings is that reading to the last bit.
-    shares = [
-        (reading - first) * (size / whole) for reading, size in zip(others, sizes[1:], strict=True)
-    ]
-    return functools.reduce(jnp.add, shares, first)
+    with promoting():
+        first, *others = [read(state) for state in states]
+        if not others:
+            return first
+        sizes = [_coordinates(state, axis_name) for state in states]
+        whole = max(sum(sizes), 1)
+        # As differences, so that the mean of equal readings is that reading to the last bit.
+        shares = [
+            (reading - first) * (size / whole)
+            for reading, size in zip(others, sizes[1:], strict=True)
+        ]
+        return functools.reduce(jnp.add, shares, first)
 
 
 def _rescaled(state: CoolMomentumState, axis_name: AxisName | None) -> jax.Array:

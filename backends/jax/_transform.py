@@ -14,6 +14,7 @@ from jax import export
 from coolmomentum import _check, _defaults
 from coolmomentum import step_size as step_size_of
 from coolmomentum._arrays import DType, Scalar, wide
+from coolmomentum.jax._tree import Leaf, unboxed
 from coolmomentum.schedules import (
     CoolingSchedule,
     Law,
@@ -24,7 +25,6 @@ from coolmomentum.schedules import (
 )
 from coolmomentum.update import next_displacement
 
-Leaf = Any  # an array or a Python number, concrete or traced
 RhoSchedule = Schedule | jax.Array  # step -> rho, or a rho that does not depend on the step
 
 
@@ -74,23 +74,32 @@ def cool_momentum(
     ``-0.25 * 1.75 / 2 = -0.21875``.
 
     The arithmetic is done in float32 at least (float64 for float64 leaves). Integer and boolean
-    leaves do not move. A leaf whose gradient is None gets None and keeps its displacement (the
-    clock counts the update all the same). Under :func:`optax.inject_hyperparams` float
-    hyperparameters take the dtype of the parameters: with bfloat16 parameters pass it
-    ``hyperparam_dtype=jnp.float32``, or rho0 = 0.99 becomes 0.98828.
+    leaves and typed PRNG keys do not move. A leaf whose gradient is None gets None and keeps its
+    displacement (the clock counts the update all the same, and a temperature the displacement).
+
+    Under :func:`optax.inject_hyperparams` float hyperparameters take the dtype of the parameters:
+    with bfloat16 parameters pass it ``hyperparam_dtype=jnp.float32``, or rho0 = 0.99 becomes
+    0.98828. It asks a schedule at its own count: if it is around :class:`optax.MultiSteps`, pass it
+    ``static_args="schedule"``, or the run cools too fast.
+
+    To train longer, build the optimizer with the new total_steps and keep the state: rho is then
+    where the longer run would have it.
 
     Parameters
     ----------
     learning_rate : base learning rate, the squared time step ``dt**2``, finite and >= 0; a number,
-        a scalar array or an optax schedule.
+        a scalar array, an optax schedule, or a Variable of ``flax.nnx``, read in each step. (The
+        other numbers may be Variables too, and are read once.)
     total_steps : the optimizer steps over which rho cools to 0, an integer >= 1; after them the
-        optimizer is SGD with step ``learning_rate / 2``. Required, unless a schedule is given.
+        optimizer is SGD with step ``learning_rate / 2``. Required, unless a schedule is given or
+        the law is constant.
     rho0 : initial momentum coefficient in [0, 1); 0.99 if None.
     law : "paper" (if None), "linear", "exponential" or "constant", see
         :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, an integer in [0, total_steps).
     warmup_clock : "run" or "hold", whether the cooling clock runs during the warm-up.
-    hold_steps : steps at the start with rho = rho0, before the law begins, in [0, total_steps).
+    hold_steps : steps at the start with rho = rho0, the warm-up included, before the law begins;
+        an integer in [0, total_steps).
     schedule : in place of all these a :class:`coolmomentum.CoolingSchedule` or any callable
         ``step -> rho`` in [-1, 1). An array is a constant rho; :func:`optax.inject_hyperparams`
         makes one of a callable.
@@ -129,8 +138,9 @@ def cool_momentum(
     Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics
     with simulated annealing", Scientific Reports 11, 10705 (2021), Eqs 14, 16, 20 and 21.
     """
-    if not (callable(learning_rate) or _is_array(learning_rate)):
-        _check.non_negative("learning_rate", learning_rate)
+    rate = unboxed(learning_rate)
+    if not (callable(rate) or _is_array(rate)):
+        _check.non_negative("learning_rate", rate)
     cooling = _cooling(
         schedule,
         total_steps=total_steps,
@@ -159,11 +169,12 @@ def cool_momentum(
             rho = rho_at(cooling, state.count, dtype)
             return rho, step_size_of(value_at(learning_rate, state.count, dtype), rho)
 
-        moved = _map_gradients(
-            lambda g, dx: dx if g is None or not walks(dx) else _moved(g, dx, coefficients),
-            updates,
-            state.displacement,
-        )
+        with promoting():
+            moved = _map_gradients(
+                lambda g, dx: dx if g is None or not walks(dx) else _moved(g, dx, coefficients),
+                updates,
+                state.displacement,
+            )
         displacement = jax.tree.map(_stored, moved, state.displacement)
         like = updates if params is None else params
         updates = _map_gradients(
@@ -178,9 +189,10 @@ def cool_momentum(
 
 
 def _cooling(schedule: Any, **settings: Any) -> RhoSchedule:
-    rho0, total_steps = settings["rho0"], settings["total_steps"]
-    if _is_array(rho0):  # inject_hyperparams may have made it bfloat16
-        settings["rho0"] = jnp.asarray(rho0, jnp.promote_types(rho0.dtype, jnp.float32))
+    settings = {name: unboxed(value) for name, value in settings.items()}
+    schedule, rho0, total_steps = unboxed(schedule), settings["rho0"], settings["total_steps"]
+    if _is_array(rho0):  # inject_hyperparams may have made it bfloat16, or complex
+        settings["rho0"] = jnp.real(rho0).astype(precision(rho0))
     if _is_array(schedule):
         cooling: RhoSchedule = schedule
         resolve_schedule(lambda step: cooling, **settings)  # nothing else may be given
@@ -201,7 +213,8 @@ def _probed(schedule: Schedule, total_steps: Scalar) -> Schedule:
 
     known = total_steps is not None and not _is_array(total_steps)
     length = min(total_steps, 2**31 - 1) if known else 1
-    with jax.ensure_compile_time_eval():  # the transformation may be built inside jit
+    # The transformation may be built inside jit.
+    with jax.ensure_compile_time_eval(), promoting():
         check_schedule(probe, length)
     return schedule
 
@@ -215,10 +228,16 @@ def _accumulator_dtype(dtype: DType | None) -> DType | None:
     return canonical
 
 
+def _is_key(x: Leaf) -> bool:
+    """Whether it is an array of typed PRNG keys, of which JAX knows no ``result_type``."""
+    return hasattr(x, "dtype") and bool(jnp.issubdtype(x.dtype, jax.dtypes.extended))
+
+
 def _at_rest(x: Leaf, dtype: DType | None) -> jax.Array:
-    own = jnp.result_type(x)
+    if _is_key(x):
+        return jnp.zeros_like(x)
     # An explicit dtype makes the zeros strongly typed, or the second step would compile again.
-    return jnp.zeros_like(x, dtype=dtype if dtype is not None and walks(x) else own)
+    return jnp.zeros_like(x, dtype=dtype if dtype is not None and walks(x) else jnp.result_type(x))
 
 
 def _map_gradients(f: Callable[..., Any], gradients: optax.Updates, *rest: Any) -> Any:
@@ -239,15 +258,21 @@ def _moved(gradient: Leaf, displacement: jax.Array, coefficients: Callable[[DTyp
 
 
 def _stored(value: jax.Array, like: Leaf) -> jax.Array:
-    return value.astype(jnp.result_type(like))
+    return value if value is like else value.astype(jnp.result_type(like))
 
 
 # --- shared with the readings -------------------------------------------------------------------
 
 
+def promoting() -> contextlib.AbstractContextManager[Any]:
+    """JAX's own dtype promotion: under the strict one float32 times complex64 is an error."""
+    standard: contextlib.AbstractContextManager[Any] = jax.numpy_dtype_promotion("standard")
+    return standard
+
+
 def walks(x: Leaf) -> bool:
-    """Whether a parameter moves: integers and booleans do not."""
-    return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+    """Whether a parameter moves: integers, booleans and PRNG keys do not."""
+    return not _is_key(x) and bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 
 
 def precision(*arrays: jax.Array) -> DType:
@@ -265,10 +290,12 @@ def rho_at(schedule: RhoSchedule, count: jax.Array, dtype: DType) -> jax.Array:
 
 def value_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: DType) -> jax.Array:
     """A hyperparameter at the clock, in the precision of the leaves that it acts on."""
+    value = unboxed(value)  # a Variable of nnx is callable, too
     if callable(value):
         # int32 / int is float32 in JAX even with x64; int64 / int is float64.
         value = value(count.astype(jnp.int64) if dtype == jnp.float64 else count)
-    return jnp.asarray(value, dtype)
+    # Of complex parameters inject_hyperparams makes complex numbers.
+    return jnp.asarray(jnp.real(value), dtype)
 
 
 def _is_array(value: object) -> bool:

@@ -42,7 +42,8 @@ class CoolMomentum:
     ----------
     learning_rate : base learning rate, the squared time step ``dt**2``; finite and >= 0.
     total_steps, rho0, law, warmup_steps, warmup_clock, hold_steps : the cooling, as in
-        :class:`coolmomentum.CoolingSchedule`. total_steps is required unless a schedule is given.
+        :class:`coolmomentum.CoolingSchedule`. total_steps is required unless a schedule is given or
+        the law is constant. The numbers are stored as Python's own.
     schedule : a :class:`coolmomentum.CoolingSchedule`, or any callable ``step -> rho`` in [-1, 1),
         in place of those.
     weight_decay : coefficient of the L2 term, finite and >= 0; added to the gradient.
@@ -85,8 +86,9 @@ class CoolMomentum:
     _schedule: Schedule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check.non_negative("learning_rate", self.learning_rate)
-        _check.non_negative("weight_decay", self.weight_decay)
+        # Plain numbers: with one of NumPy the arrays of other libraries do not multiply.
+        for name in ("learning_rate", "weight_decay"):
+            self._set(name, _check.non_negative(name, getattr(self, name)))
         _check.flag("decoupled_weight_decay", self.decoupled_weight_decay)
         _check.flag("maximize", self.maximize)
         schedule = resolve_schedule(
@@ -98,9 +100,16 @@ class CoolMomentum:
             warmup_clock=self.warmup_clock,
             hold_steps=self.hold_steps,
         )
-        if not isinstance(schedule, CoolingSchedule):
+        if self.schedule is None:
+            for name, value in vars(schedule).items():
+                if getattr(self, name) is not None:
+                    self._set(name, value)
+        elif not isinstance(schedule, CoolingSchedule):
             check_schedule(schedule, self.total_steps or 1)
-        object.__setattr__(self, "_schedule", schedule)
+        self._set("_schedule", schedule)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # it is frozen
 
     def init(self, params: Sequence[Array]) -> State:
         """State at rest: clock 0 and displacements of zeros like ``params``.
@@ -183,8 +192,33 @@ class CoolMomentum:
         return _check.half_open(f"schedule({state.step})", self._schedule(state.step), low=-1)
 
     def temperature(self, state: State) -> Array:
-        """Temperature of the last step (Eq. 22), all coordinates pooled: a 0-d array."""
-        return temperature(state.displacements, self.learning_rate)
+        """Temperature of the last step (Eq. 22), all coordinates pooled: a 0-d array.
+
+        0 before the first step. A parameter without a gradient counts with its last displacement.
+
+        Raises
+        ------
+        ValueError
+            If the learning rate is 0: then a step has no temperature.
+        """
+        return temperature(state.displacements, self._unit(state))
+
+    def temperatures(self, state: State) -> dict[int, Array]:
+        """:meth:`temperature` of each parameter by itself, by its index.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> optimizer = CoolMomentum(learning_rate=0.5, total_steps=2)
+        >>> state = State(1, (np.asarray([0.25, -0.75]), np.asarray([1.0])))
+        >>> {i: float(t) for i, t in optimizer.temperatures(state).items()}
+        {0: 0.625, 1: 2.0}
+        """
+        unit = self._unit(state)
+        return {i: temperature(dx, unit) for i, dx in enumerate(state.displacements)}
+
+    def _unit(self, state: State) -> float:
+        return self.learning_rate or float(state.step == 0)
 
     def rescaled_temperature(self, state: State) -> Array:
         """Mean squared displacement of the last step, ``T dt**2``, pooled: a 0-d array."""

@@ -64,7 +64,9 @@ class Thermometer:
     span: int = SPAN
 
     def __post_init__(self) -> None:
-        check_intervals(self.every, self.span)
+        every, span = check_intervals(self.every, self.span)
+        object.__setattr__(self, "every", every)
+        object.__setattr__(self, "span", span)
 
     def init(self, params: Sequence[Array]) -> ThermometerState:
         """State before the first step; at least one parameter, floating arrays."""
@@ -103,6 +105,7 @@ class Thermometer:
             If the number of parameters has changed.
         """
         xp = array_namespace(*params)
+        rho, learning_rate = float(rho), float(learning_rate)
         rows, window = state.rows, state.window.step()
         looks = window.span_steps % self.every in (0, self.every - 1)
         if not (looks or (window.span_steps + 2) % self.every == 0):
