@@ -113,7 +113,7 @@ class _Program:
         """As new, but for what is compiled."""
         for variable, x in zip(self.variables, params, strict=True):
             variable.assign(_tensor(x, variable.dtype))
-        for variable in self.optimizer.variables:
+        for variable in [self.optimizer._iterations, *self.optimizer._displacements]:
             variable.assign(ops.zeros(variable.shape, variable.dtype))
         self.optimizer.learning_rate = lr
 
