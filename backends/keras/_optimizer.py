@@ -168,7 +168,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         """
         if not self.built or not isinstance(self._schedule, CoolingSchedule):
             return self._schedule
-        return schedule_of(Cooling(*map(ops.convert_to_numpy, self._cooling())), self._schedule)
+        return schedule_of(Cooling(*map(_on_host, self._cooling())), self._schedule)
 
     def extend(self, total_steps: int) -> None:
         """Cool over another number of steps from now on; rho is where that run would have it.
@@ -201,7 +201,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
                 f"schedule must be a CoolingSchedule to be extended, not a function: {cooling!r}"
             )
         total_steps = _check.whole("total_steps", total_steps, 1)
-        taken = int(ops.convert_to_numpy(self.iterations))
+        taken = int(_on_host(self.iterations))
         if total_steps < taken:
             raise ValueError(
                 f"total_steps must be >= {taken}, the steps already taken: {total_steps}"
@@ -296,7 +296,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         if is_on_host(self._iterations.value):
             rho, rate = self.rho, float(learning_rate)
             step = _Step(rho, step_size(rate, rho))
-            self._last_learning_rate.assign(rate)
+            self._last_learning_rate.value.fill_(rate)
         else:
             step = self._step(learning_rate, trainable_variables)
         index = [self._get_variable_index(variable) for variable in trainable_variables]
@@ -377,7 +377,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         UserWarning
             Once, if more than 1.05 total_steps were taken.
         """
-        schedule, steps = self.schedule, int(ops.convert_to_numpy(self.iterations))
+        schedule, steps = self.schedule, int(_on_host(self.iterations))
         self._tell_the_end(schedule, steps)
         return float(schedule(steps))
 
@@ -496,7 +496,9 @@ def _countable(cooling: CoolingSchedule) -> CoolingSchedule:
 
 
 def _warn_of_a_change(own: CoolingSchedule, loaded: CoolingSchedule) -> None:
-    differ = [x.name for x in dataclasses.fields(own) if getattr(own, x.name) != getattr(loaded, x.name)]
+    differ = [
+        x.name for x in dataclasses.fields(own) if getattr(own, x.name) != getattr(loaded, x.name)
+    ]
     changes = [f"{name} is {getattr(loaded, name)}, not {getattr(own, name)}" for name in differ]
     way_out = f"; to train longer call optimizer.extend({own.total_steps})"
     warnings.warn(
@@ -504,6 +506,13 @@ def _warn_of_a_change(own: CoolingSchedule, loaded: CoolingSchedule) -> None:
         f"{way_out if 'total_steps' in differ else ''}",
         stacklevel=3,
     )
+
+
+def _on_host(tensor: Tensor) -> Any:
+    """The numbers in a tensor or variable; PyTorch gives them faster than Keras does."""
+    if keras.backend.backend() == "torch":
+        return getattr(tensor, "value", tensor).tolist()
+    return ops.convert_to_numpy(tensor)
 
 
 def _number(tensor: Tensor) -> float:

@@ -23,7 +23,7 @@ else:
 Tensor = Any  # a tensor of the backend
 
 LARGEST = 2**31 - 1  # the clock of Keras on JAX is an int32
-PIECES = 3  # float32 numbers whose sum is a float64
+PIECES = 3  # float32 numbers that a float64 is the sum of
 
 
 class Cooling(NamedTuple):
@@ -31,7 +31,7 @@ class Cooling(NamedTuple):
 
     hold_steps: Any  # integer
     total_steps: Any  # integer
-    rho0: Any  # floating, shape (6,): its LawNumbers, and what the first lacks of float64
+    rho0: Any  # floating, shape (6,): its LawNumbers, and two numbers that the first lacks
 
 
 # Of the constant law, which any other law with these numbers equals.
@@ -53,14 +53,13 @@ def numbers_of(schedule: Schedule, dtype: str) -> Cooling:
 
 def schedule_of(numbers: Cooling, like: CoolingSchedule) -> CoolingSchedule:
     """The schedule that numbers on the host mean, with the law and the warm-up of another."""
-    pieces = np.asarray(numbers.rho0, np.float64)[[0, *range(-PIECES + 1, 0)]]
-    rho0 = float(sum(pieces))
-    if like.law == "constant":
-        return dataclasses.replace(like, rho0=rho0)
-    hold_steps, total_steps = int(numbers.hold_steps), int(numbers.total_steps)
-    return dataclasses.replace(
-        like, rho0=rho0, hold_steps=hold_steps, total_steps=total_steps
-    )
+    first, *_, second, third = numbers.rho0
+    changes: dict[str, Any] = {"rho0": float(first) + float(second) + float(third)}
+    if like.law != "constant":
+        changes |= {"hold_steps": int(numbers.hold_steps), "total_steps": int(numbers.total_steps)}
+    if all(getattr(like, name) == value for name, value in changes.items()):
+        return like
+    return dataclasses.replace(like, **changes)
 
 
 def resumed(numbers: Cooling, own: Schedule) -> Schedule:
