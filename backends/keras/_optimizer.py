@@ -313,7 +313,9 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         # Not _iterations, which counts microbatches when gradients are accumulated.
         rho = self._rho_at(self.iterations, dtype)
         learning_rate = ops.cast(learning_rate, dtype)
-        self._last_learning_rate.assign(ops.cast(learning_rate, self._last_learning_rate.dtype))
+        # A copy: on JAX two variables must not have one array.
+        kept = ops.copy(ops.cast(learning_rate, self._last_learning_rate.dtype))
+        self._last_learning_rate.assign(kept)
         return _Step(rho, step_size(learning_rate, rho))
 
     def _rho_at(self, step: Tensor, dtype: str) -> Tensor:

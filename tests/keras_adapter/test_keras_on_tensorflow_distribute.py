@@ -101,6 +101,26 @@ def test_readings_while_it_cools(strategy):
         assert float(value) == pytest.approx(two.optimizer.temperature(), rel=1e-6)
 
 
+def test_extended_replicas_go_on_as_the_longer_run(strategy):
+    """The numbers of the cooling are the same in both replicas, and their step reads them."""
+    with strategy.scope():
+        two, longer = network(), network()
+        longer.compile(CoolMomentum(0.05, 40, 0.9), "mse")
+    train(two, 1)
+    two.optimizer.extend(40)
+    assert two.optimizer.rho == two.optimizer.schedule(6) > 0.8
+    longer.optimizer.build(longer.trainable_variables)
+    longer.set_weights(two.get_weights())
+    longer.optimizer.set_weights([x.numpy() for x in two.optimizer.variables])
+    for model in (two, longer):
+        train(model, 1)
+    for x, y in zip(two.weights, longer.weights, strict=True):
+        np.testing.assert_array_equal(numpy(x), numpy(y))
+    for number in (*two.optimizer._cooling(), two.optimizer._last_learning_rate):
+        np.testing.assert_array_equal(*(part.numpy() for part in number.value.values))
+    assert two.optimizer.temperature() == longer.optimizer.temperature() > 0
+
+
 def test_the_thermometer_sees_one_walk(strategy):
     """Two replicas are read as one, masses of Adam included, in every row and reading.
 

@@ -198,6 +198,26 @@ def test_a_tensorflow_checkpoint_resumes_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(numpy(one), numpy(other))
 
 
+def test_a_tensorflow_checkpoint_has_the_cooling(tmp_path):
+    """Of a run that was extended: what is restored cools on so, and says so."""
+    part, again = perceptron(), perceptron()
+    steps = [train_step(*pair, jit_compile=True) for pair in (part, again)]
+    for step in steps:
+        step(*batch())
+    part[1].extend(40)
+    path = tf.train.Checkpoint(model=part[0], optimizer=part[1]).save(tmp_path / "checkpoint")
+    tf.train.Checkpoint(model=again[0], optimizer=again[1]).restore(path)
+    assert again[1].schedule == part[1].schedule
+    assert again[1].get_config() == part[1].get_config()
+    for step in steps:
+        step(*batch())
+        assert step.experimental_get_tracing_count() == 1
+    for one, other in zip(
+        again[0].weights + again[1].variables, part[0].weights + part[1].variables, strict=True
+    ):
+        np.testing.assert_array_equal(numpy(one), numpy(other))
+
+
 def test_a_trained_model_is_exported(tmp_path):
     """A SavedModel holds the network and not the optimizer, which does not stand in its way."""
     model, _ = perceptron()
