@@ -358,7 +358,8 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         UserWarning
             If total_steps, hold_steps or rho0 were others than those of this optimizer.
         """
-        own = loaded = self.schedule
+        # Not that of the variables, which a loss scaler has loaded before.
+        own = loaded = self._schedule
         if self.built and len(store.keys()) == len(self.variables):  # else Keras loads nothing
             index = {id(variable): str(i) for i, variable in enumerate(self.variables)}
             numbers = Cooling(*(np.asarray(store[index[id(v)]]) for v in self._cooling()))
@@ -438,10 +439,11 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         """Warn once of a run that goes on past its end, where the host knows the clock."""
         if self._told_the_end or not isinstance(schedule, CoolingSchedule):
             return
-        if schedule.law != "constant" and steps > 1.05 * schedule.total_steps:
+        end = None if schedule.law == "constant" else schedule.total_steps
+        if end is not None and steps > 1.05 * end:
             self._told_the_end = True
             warnings.warn(
-                f"{steps} steps were taken, more than total_steps = {schedule.total_steps}: rho is "
+                f"{steps} steps were taken, more than total_steps = {end}: rho is "
                 "0, plain SGD; to cool over more steps call optimizer.extend(total_steps)",
                 stacklevel=3,
             )
@@ -497,7 +499,7 @@ def _countable(cooling: CoolingSchedule) -> CoolingSchedule:
     return cooling
 
 
-def _warn_of_a_change(own: CoolingSchedule, loaded: CoolingSchedule) -> None:
+def _warn_of_a_change(own: Any, loaded: Any) -> None:
     differ = [
         x.name for x in dataclasses.fields(own) if getattr(own, x.name) != getattr(loaded, x.name)
     ]
@@ -513,7 +515,8 @@ def _warn_of_a_change(own: CoolingSchedule, loaded: CoolingSchedule) -> None:
 def _on_host(tensor: Tensor) -> Any:
     """The numbers in a tensor or variable; PyTorch gives them faster than Keras does."""
     if keras.backend.backend() == "torch":
-        return getattr(tensor, "value", tensor).tolist()
+        value: Tensor = getattr(tensor, "value", tensor)
+        return value.tolist()
     return ops.convert_to_numpy(tensor)
 
 

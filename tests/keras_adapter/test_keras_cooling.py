@@ -308,6 +308,21 @@ def test_a_longer_total_is_not_lost_in_silence(tmp_path):
     assert again.optimizer.rho == CoolingSchedule(16, 0.9)(12)
 
 
+def test_a_loss_scaler_does_not_hide_it(tmp_path):
+    """The warning comes under mixed precision too, where Keras loads the variables twice."""
+    for total, call in ((8, "save_weights"), (16, "load_weights")):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.LossScaleOptimizer(CoolMomentum(0.1, total)), "mse")
+        model.optimizer.build(model.trainable_variables)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            getattr(model, call)(tmp_path / "run.weights.h5")
+        told = [str(w.message) for w in caught if "cools on" in str(w.message)]
+        assert len(told) == (total == 16)
+    assert "total_steps is 8, not 16" in told[0]
+    assert model.optimizer.inner_optimizer.schedule == CoolingSchedule(8)
+
+
 def test_a_held_run_is_branched_bit_for_bit(tmp_path):
     """A run of the constant law has no end: what loads it cools as it was made to, without a word.
 
