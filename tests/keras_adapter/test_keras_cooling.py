@@ -93,7 +93,7 @@ class Counting(keras.layers.Layer):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="it calls the layer in every step")
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [True, False] if BACKEND == "tensorflow" else [True])
 def test_nothing_is_traced_again(jit):
     """Extending, and another learning rate, are numbers that the compiled step reads."""
     counting = Counting()
@@ -294,7 +294,7 @@ def test_a_longer_total_is_not_lost_in_silence(tmp_path):
     again.optimizer.build(again.trainable_variables)
     with pytest.warns(UserWarning, match="cools on as it was saved") as caught:
         again.load_weights(tmp_path / "run.weights.h5")
-    assert [str(warning.message) for warning in caught] == [
+    assert [str(w.message) for w in caught if w.category is UserWarning] == [
         "the optimizer cools on as it was saved: total_steps is 8, not 16; to train longer call "
         "optimizer.extend(16)"
     ]
@@ -528,16 +528,16 @@ def test_a_run_past_its_end_says_so_once():
     optimizer = CoolMomentum(0.1, 100)
     optimizer.build([x])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         optimizer._iterations.assign(105)
         assert optimizer.rho == 0.0
     optimizer._iterations.assign(106)
     with pytest.warns(UserWarning, match="106 steps were taken") as caught:
         assert [optimizer.rho, optimizer.rho] == [0.0, 0.0]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         follow(optimizer, [x], [[np.ones(2)]])
-    assert [str(warning.message) for warning in caught] == [
+    assert [str(w.message) for w in caught if w.category is UserWarning] == [
         "106 steps were taken, more than total_steps = 100: rho is 0, plain SGD; to cool over more "
         "steps call optimizer.extend(total_steps)"
     ]
@@ -559,7 +559,7 @@ def test_what_has_no_end_has_no_warning(settings):
     optimizer.build(variables([np.ones(2)]))
     optimizer._iterations.assign(1000)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert optimizer.rho in (0.0, 0.99)
 
 

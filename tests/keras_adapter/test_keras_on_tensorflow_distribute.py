@@ -106,10 +106,10 @@ def test_extended_replicas_go_on_as_the_longer_run(strategy):
     with strategy.scope():
         two, longer = network(), network()
         longer.compile(CoolMomentum(0.05, 40, 0.9), "mse")
+        longer.optimizer.build(longer.trainable_variables)
     train(two, 1)
     two.optimizer.extend(40)
     assert two.optimizer.rho == two.optimizer.schedule(6) > 0.8
-    longer.optimizer.build(longer.trainable_variables)
     longer.set_weights(two.get_weights())
     longer.optimizer.set_weights([x.numpy() for x in two.optimizer.variables])
     for model in (two, longer):
