@@ -323,6 +323,16 @@ def test_a_loss_scaler_does_not_hide_it(tmp_path):
     assert model.optimizer.inner_optimizer.schedule == CoolingSchedule(8)
 
 
+def test_a_file_of_before_the_first_fit(tmp_path):
+    """Keras finds no variables in it, and says so; the optimizer cools as its config says."""
+    network(CoolMomentum(0.1, 8, RHO0, hold_steps=3)).save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        model = keras.models.load_model(tmp_path / "model.keras")
+    assert model.optimizer.schedule == CoolingSchedule(8, RHO0, hold_steps=3)
+    train(model, 1)
+    assert model.optimizer.rho == model.optimizer.schedule(4)
+
+
 def test_a_held_run_is_branched_bit_for_bit(tmp_path):
     """A run of the constant law has no end: what loads it cools as it was made to, without a word.
 
