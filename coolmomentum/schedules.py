@@ -10,7 +10,7 @@ less than 1e-6 at any length, and exactly 0 at the last step.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from array_api_compat import is_array_api_obj
 
@@ -147,10 +147,28 @@ class CoolingSchedule:
         )
 
 
+class LawNumbers(NamedTuple):
+    """rho0 and what the laws make of it, so that a compiled step can read them from its state.
+
+    Each is rounded once, from float64 of the host. Formed of rho0 in float32 they would be wrong by
+    more, because ``1 - rho0`` cancels.
+    """
+
+    rho0: Scalar
+    complement: Scalar  # 1 - rho0
+    log_complement: Scalar  # log(1 - rho0)
+    artanh: Scalar  # artanh(rho0)
+
+    @classmethod
+    def of(cls, rho0: float) -> "LawNumbers":
+        """Those of a float."""
+        return cls(rho0, _complement(rho0), _log_complement(rho0, math), _artanh(rho0, math))
+
+
 def cooled_rho(
     step: Scalar,
     total_steps: Scalar,
-    rho0: Scalar = _defaults.RHO0,
+    rho0: "Scalar | LawNumbers" = _defaults.RHO0,
     law: Law = _defaults.LAW,
     warmup_steps: Scalar = 0,
     warmup_clock: WarmupClock = _defaults.WARMUP_CLOCK,
@@ -166,7 +184,8 @@ def cooled_rho(
     step : n, the steps already taken: a Python number, or an array of integers (or floats) of any
         shape, concrete or traced.
     total_steps, rho0, law, warmup_steps, warmup_clock, hold_steps : as in
-        :class:`CoolingSchedule`, unchecked.
+        :class:`CoolingSchedule`, unchecked. For rho0 a :class:`LawNumbers` will do, beside an
+        ``xp`` that is given.
     dtype : floating dtype of the result for an array of integers; the namespace's default if None.
         float32 is good to 1e-6 at any total_steps; ask for float64 where the parameters have it.
         Half precision is computed in float32 and rounded once.
@@ -190,7 +209,10 @@ def cooled_rho(
     step, total_steps, warmup_steps, hold_steps = _counts(
         [step, total_steps, warmup_steps, hold_steps], work, xp
     )
-    rho0 = rho0 if is_number(rho0) else astype(rho0, work, xp)
+    if isinstance(rho0, LawNumbers):
+        rho0 = LawNumbers(*(astype(x, work, xp) for x in rho0))
+    elif not is_number(rho0):
+        rho0 = astype(rho0, work, xp)
     holds = not (is_number(hold_steps) and hold_steps == 0)
     start = warmup_steps if warmup_clock == "hold" else 0
     start = _later(start, hold_steps, xp) if holds else start
@@ -199,7 +221,7 @@ def cooled_rho(
     left, n, span = (_as_float(x, work, xp) for x in (span - n, n, span))
     rho = _LAWS[law](left, n, span, rho0, xp)
     if holds:  # a law at n = 0 may differ from rho0 in the last digit
-        rho = _where(step < start, rho0, rho, xp)
+        rho = _where(step < start, _value(rho0), rho, xp)
     if not (is_number(warmup_steps) and warmup_steps == 0):
         rho = _where(step < warmup_steps, 0.0, rho, xp)
     return rho if dtype == work else astype(rho, dtype, xp)
@@ -231,20 +253,19 @@ def _counts(counts: list[Scalar], work: DType, xp: Any) -> list[Scalar]:
 
 
 def _paper(left: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return -xp.expm1(left / span * _log1p(-rho0, xp))
+    return -xp.expm1(left / span * _log_complement(rho0, xp))
 
 
 def _linear(left: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return rho0 * left / (left + (1 - rho0) * n)
+    return _value(rho0) * left / (left + _complement(rho0) * n)
 
 
 def _exponential(left: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    artanh = (_log1p(rho0, xp) - _log1p(-rho0, xp)) / 2
-    return xp.tanh(left / span * artanh)
+    return xp.tanh(left / span * _artanh(rho0, xp))
 
 
 def _constant(left: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return left * 0 + rho0
+    return left * 0 + _value(rho0)
 
 
 _LAWS = {
@@ -253,6 +274,24 @@ _LAWS = {
     "exponential": _exponential,
     "constant": _constant,
 }
+
+
+def _value(rho0: "Scalar | LawNumbers") -> Scalar:
+    return rho0.rho0 if isinstance(rho0, LawNumbers) else rho0
+
+
+def _complement(rho0: "Scalar | LawNumbers") -> Scalar:
+    return rho0.complement if isinstance(rho0, LawNumbers) else 1 - rho0
+
+
+def _log_complement(rho0: "Scalar | LawNumbers", xp: Any) -> Scalar:
+    return rho0.log_complement if isinstance(rho0, LawNumbers) else _log1p(-rho0, xp)
+
+
+def _artanh(rho0: "Scalar | LawNumbers", xp: Any) -> Scalar:
+    if isinstance(rho0, LawNumbers):
+        return rho0.artanh
+    return (_log1p(rho0, xp) - _log1p(-rho0, xp)) / 2
 
 
 def _log1p(x: Scalar, xp: Any) -> Scalar:

@@ -109,7 +109,7 @@ CORE = [
     Mutant(
         "rho by a float32 power of alpha (Eq. 20)",
         "schedules.py",
-        "    return -xp.expm1(left / span * _log1p(-rho0, xp))",
+        "    return -xp.expm1(left / span * _log_complement(rho0, xp))",
         "    return 1 - (1 - rho0) / float(np.float32((1 - rho0) ** (1 / span))) ** n",
         contract(END, TORCH),
     ),
@@ -509,22 +509,22 @@ KERAS_MUTANTS = [
     Mutant(
         "thermometer: rho of the next step",
         "keras/_thermometer.py",
-        "rho_at(optimizer.schedule, optimizer.iterations - 1, dtype)",
-        "rho_at(optimizer.schedule, optimizer.iterations, dtype)",
+        "optimizer._rho_at(optimizer.iterations - 1, dtype)",
+        "optimizer._rho_at(optimizer.iterations, dtype)",
         read_keras("test_it_reads_what"),
     ),
     Mutant(
         "clock off by one",
         "keras/_optimizer.py",
-        "            rho = float(self._schedule(int(self.iterations)))",
-        "            rho = float(self._schedule(int(self.iterations) + 1))",
+        "        return float(schedule(steps))",
+        "        return float(schedule(steps + 1))",
         contract(EXACT, KERAS),
     ),
     Mutant(
         "factor (1 + rho) / 2 dropped",
         "keras/_optimizer.py",
-        "            step = _Step(rho, step_size(float(learning_rate), rho))",
-        "            step = _Step(rho, float(learning_rate))",
+        "            step = _Step(rho, step_size(rate, rho))",
+        "            step = _Step(rho, rate)",
         contract(EXACT, KERAS),
     ),
     Mutant(
@@ -544,9 +544,23 @@ KERAS_MUTANTS = [
     Mutant(
         "clock counts microbatches",
         "keras/_optimizer.py",
-        "            rho = float(self._schedule(int(self.iterations)))",
-        "            rho = float(self._schedule(int(self._iterations)))",
+        "        schedule, steps = self.schedule, int(_on_host(self.iterations))",
+        "        schedule, steps = self.schedule, int(_on_host(self._iterations))",
         Selection("keras_adapter/test_keras_options.py", "accumul", keras=True),
+    ),
+    Mutant(
+        "a checkpoint's total_steps are not followed",
+        "keras/_optimizer.py",
+        "        self._cool_by(loaded)\n",
+        "        self._cool_by(own)\n",
+        Selection("keras_adapter/test_keras_cooling.py", "longer_total", keras=True),
+    ),
+    Mutant(
+        "temperature over a learning rate that was set after the step",
+        "keras/_optimizer.py",
+        "        rate = ops.cast(self._last_learning_rate, reading.dtype)",
+        "        rate = ops.cast(self.learning_rate, reading.dtype)",
+        Selection("keras_adapter/test_keras_cooling.py", "set_after_the_step", keras=True),
     ),
 ]
 MUTANTS = {

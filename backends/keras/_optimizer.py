@@ -1,12 +1,24 @@
 """CoolMomentum as a Keras optimizer: the step, the config, and rho and temperature to be read."""
 
+import dataclasses
+import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from coolmomentum import _check, _defaults
-from coolmomentum.keras._schedule import schedule_config
+from coolmomentum.keras._schedule import (
+    LARGEST,
+    Cooling,
+    numbers_of,
+    resumed,
+    rho_at,
+    schedule_config,
+    schedule_of,
+)
 from coolmomentum.langevin import step_size
 from coolmomentum.schedules import (
     CoolingSchedule,
@@ -21,10 +33,6 @@ from coolmomentum.update import next_displacement
 
 if keras.backend.backend() == "torch":
     from coolmomentum.keras._foreach import is_on_host, take_step
-
-# What the laws are computed by. On JAX its own functions, which the core finds by itself: those of
-# keras.ops make float32 of float64 there, tanh for one.
-_LAWS_BY = None if keras.backend.backend() == "jax" else ops
 
 Tensor = Any  # a tensor of the backend
 Variable = Any  # a keras.Variable; within TensorFlow's step, a tf.Variable
@@ -46,15 +54,18 @@ class CoolMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras i
     is the only state of a variable. With ``law="constant"`` and ``rho0 = m`` this is
     ``keras.optimizers.SGD`` with momentum m and learning rate ``learning_rate (1 + m) / 2``.
 
-    After total_steps rho stays 0: plain SGD with learning rate ``learning_rate / 2``. The clock is
-    ``iterations``, which counts the steps that were applied and is saved with the optimizer.
+    After total_steps rho stays 0: plain SGD with learning rate ``learning_rate / 2``; to train
+    longer call :meth:`extend`. The clock is ``iterations``, which counts the steps that were
+    applied. It is saved with the optimizer, as are total_steps, hold_steps and rho0: what is loaded
+    cools on as it was saved. Law and warm-up are those of the constructor.
 
     Parameters
     ----------
     learning_rate : base learning rate, the squared time step ``dt**2``: a finite number >= 0, a
         ``keras.optimizers.schedules.LearningRateSchedule``, or a callable without arguments.
     total_steps : optimizer steps over which rho cools to 0, ``epochs * steps_per_epoch``, divided
-        by gradient_accumulation_steps if there are any; required unless a schedule is given.
+        by gradient_accumulation_steps if there are any; required but for the constant law, or
+        where a schedule is given. On JAX below 2**31, as Keras' clock is there.
     rho0 : initial momentum coefficient, in [0, 1).
     law : "paper", "linear", "exponential" or "constant", see :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, in [0, total_steps).
@@ -127,39 +138,120 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             warmup_clock=warmup_clock,
             hold_steps=hold_steps,
         )
-        if not isinstance(cooling, CoolingSchedule):
+        if isinstance(cooling, CoolingSchedule):
+            cooling = _countable(CoolingSchedule(**_plain(dataclasses.asdict(cooling))))
+        else:
             check_schedule(cooling, total_steps or 1)
-        super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
-            **kwargs,
-        )
+        base = {
+            "weight_decay": weight_decay,
+            "clipnorm": clipnorm,
+            "clipvalue": clipvalue,
+            "global_clipnorm": global_clipnorm,
+            "use_ema": use_ema,
+            "ema_momentum": ema_momentum,
+            "ema_overwrite_frequency": ema_overwrite_frequency,
+            "loss_scale_factor": loss_scale_factor,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "name": name,
+        }
+        super().__init__(learning_rate=learning_rate, **_plain(base), **kwargs)
         self._schedule = cooling
-        self._total_steps = total_steps
+        self._total_steps = None if total_steps is None else int(total_steps)
+        self._told_the_end = False
         self._displacements: list[Variable | None] = []
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of rho: a CoolingSchedule, or the callable that was given."""
-        return self._schedule
+        """The schedule of rho: a CoolingSchedule, or the callable that was given.
+
+        Once the optimizer is built it is read from its variables, which waits for the device.
+        """
+        if not self.built or not isinstance(self._schedule, CoolingSchedule):
+            return self._schedule
+        return schedule_of(Cooling(*map(_on_host, self._cooling())), self._schedule)
+
+    def extend(self, total_steps: int) -> None:
+        """Cool over another number of steps from now on; rho is where that run would have it.
+
+        The law is the same over the new total: ``rho = law(iterations)``, which is higher than it
+        was if the run gets longer. A compiled step goes on as it is compiled.
+
+        Parameters
+        ----------
+        total_steps : from step 0, the steps already taken included; below these it is refused.
+
+        Raises
+        ------
+        TypeError
+            If total_steps is not an integer, or the schedule is a function of the step.
+        ValueError
+            If it is smaller than the steps already taken, or not larger than hold_steps or
+            warmup_steps. Nothing has been changed then.
+
+        Examples
+        --------
+        >>> optimizer = CoolMomentum(0.1, total_steps=10)
+        >>> optimizer.extend(20)
+        >>> optimizer.schedule.total_steps
+        20
+        """
+        cooling = self.schedule
+        if not isinstance(cooling, CoolingSchedule):
+            raise TypeError(
+                f"schedule must be a CoolingSchedule to be extended, not a function: {cooling!r}"
+            )
+        total_steps = _check.whole("total_steps", total_steps, 1)
+        taken = int(_on_host(self.iterations))
+        if total_steps < taken:
+            raise ValueError(
+                f"total_steps must be >= {taken}, the steps already taken: {total_steps}"
+            )
+        for name in ("hold_steps", "warmup_steps"):
+            if total_steps <= getattr(cooling, name):
+                raise ValueError(
+                    f"total_steps must be > {name} = {getattr(cooling, name)}: {total_steps}"
+                )
+        self._cool_by(_countable(dataclasses.replace(cooling, total_steps=total_steps)))
 
     # --- the step -------------------------------------------------------------------------------
 
     def build(self, variables: list[Variable]) -> None:
-        """Make the displacements, of the shapes and dtypes of the variables."""
+        """Make the displacements, of the shapes and dtypes of the variables, and the numbers.
+
+        These always come first and are always four, because Keras loads by position: the learning
+        rate of the last step, hold_steps, total_steps, and rho0 with what the laws make of it.
+        """
         if self.built:
             return
+        dtype = wide_dtype(variables)
+        numbers = numbers_of(self._schedule, dtype)
+        self._last_learning_rate = self._add_number("last_learning_rate", np.zeros((), dtype))
+        self._hold_steps = self._add_number("hold_steps", np.asarray(numbers.hold_steps))
+        self._end = self._add_number("total_steps", np.asarray(numbers.total_steps))
+        self._rho0 = self._add_number("rho0", numbers.rho0)
         super().build(variables)
         self._displacements = self.add_optimizer_variables(variables, "displacement")
+
+    def _add_number(self, name: str, value: np.ndarray) -> Variable:
+        return self.add_variable(
+            value.shape,
+            # Not assigned afterwards: that would be a part of a graph in which it is built.
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(value, dtype=dtype),
+            dtype="int" if value.dtype.kind == "i" else value.dtype.name,
+            aggregation="only_first_replica",  # tf.distribute: all replicas have the same
+            name=name,
+        )
+
+    def _cooling(self) -> Cooling:
+        return Cooling(self._hold_steps, self._end, self._rho0)
+
+    def _cool_by(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        if self.built:
+            for variable, number in zip(
+                self._cooling(), numbers_of(schedule, self._rho0.dtype), strict=True
+            ):
+                variable.assign(number)
 
     def update_step(
         self, gradient: Tensor, variable: Variable, learning_rate: "Tensor | _Step"
@@ -202,8 +294,9 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             super()._backend_update_step(grads, trainable_variables, step)
             return
         if is_on_host(self._iterations.value):
-            rho = float(self._schedule(int(self.iterations)))
-            step = _Step(rho, step_size(float(learning_rate), rho))
+            rho, rate = self.rho, float(learning_rate)
+            step = _Step(rho, step_size(rate, rho))
+            self._last_learning_rate.value.fill_(rate)
         else:
             step = self._step(learning_rate, trainable_variables)
         index = [self._get_variable_index(variable) for variable in trainable_variables]
@@ -215,13 +308,18 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         )
 
     def _step(self, learning_rate: Any, variables: list[Variable]) -> _Step:
+        """The coefficients of a step, whose learning rate is kept."""
         dtype = wide_dtype(variables)
-        rho = self._rho(dtype)
-        return _Step(rho, step_size(ops.cast(learning_rate, dtype), rho))
-
-    def _rho(self, dtype: str) -> Tensor:
         # Not _iterations, which counts microbatches when gradients are accumulated.
-        return rho_at(self._schedule, self.iterations, dtype)
+        rho = self._rho_at(self.iterations, dtype)
+        learning_rate = ops.cast(learning_rate, dtype)
+        # A copy: on JAX two variables must not have one array.
+        kept = ops.copy(ops.cast(learning_rate, self._last_learning_rate.dtype))
+        self._last_learning_rate.assign(kept)
+        return _Step(rho, step_size(learning_rate, rho))
+
+    def _rho_at(self, step: Tensor, dtype: str) -> Tensor:
+        return rho_at(self._schedule, self._cooling(), step, dtype)
 
     # --- the config -----------------------------------------------------------------------------
 
@@ -234,7 +332,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             If the schedule is a callable that is not registered with Keras.
         """
         config: dict[str, Any] = super().get_config()
-        return config | schedule_config(self._schedule, self._total_steps)
+        return config | schedule_config(self.schedule, self._total_steps)
 
     @classmethod
     def from_config(
@@ -249,81 +347,115 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         optimizer: CoolMomentum = super().from_config(config, custom_objects=custom_objects)
         return optimizer
 
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """The state of a saved optimizer, called by Keras: this one cools on as that one did.
+
+        A saved run of the constant law, or by a function of the step, has no end: after it this
+        optimizer cools as it was made to.
+
+        Warns
+        -----
+        UserWarning
+            If total_steps, hold_steps or rho0 were others than those of this optimizer.
+        """
+        # Not that of the variables, which a loss scaler has loaded before.
+        own = loaded = self._schedule
+        if self.built and len(store.keys()) == len(self.variables):  # else Keras loads nothing
+            index = {id(variable): str(i) for i, variable in enumerate(self.variables)}
+            numbers = Cooling(*(np.asarray(store[index[id(v)]]) for v in self._cooling()))
+            loaded = resumed(numbers, own)
+        super().load_own_variables(store)
+        self._cool_by(loaded)
+        if loaded != own:
+            _warn_of_a_change(own, loaded)
+
     # --- rho and temperature ----------------------------------------------------------------------
 
     @property
     def rho(self) -> float:
-        """Momentum coefficient that the next step will use."""
-        return float(self._schedule(int(ops.convert_to_numpy(self.iterations))))
+        """Momentum coefficient that the next step will use.
+
+        Warns
+        -----
+        UserWarning
+            Once, if more than 1.05 total_steps were taken.
+        """
+        schedule, steps = self.schedule, int(_on_host(self.iterations))
+        self._tell_the_end(schedule, steps)
+        return float(schedule(steps))
 
     def temperature(self) -> float:
         """Temperature of the last displacements (Eq. 22), over all variables.
 
-        The mean of ``dx**2`` over the learning rate of the last step. Before the first step 0.
+        The mean of ``dx**2`` over the learning rate that the last step used; 0 before the first.
         """
         return _number(self.temperature_tensor())
 
     def rescaled_temperature(self) -> float:
         """Mean squared displacement ``T dt**2`` of the last step, over all variables."""
-        return _number(self.rescaled_temperature_tensor())
+        return _number(self._rescaled_temperature(self._displacements))
 
-    def temperatures(self) -> list[float]:
-        """:meth:`temperature` of each variable by itself.
+    def temperatures(self) -> dict[str, float]:
+        """:meth:`temperature` of each variable by itself, by the path of the variable.
 
         In the order of the variables that the optimizer was built with, which in ``fit`` are
-        ``model.trainable_variables``; nan for one that Keras overwrites with its gradient.
+        ``model.trainable_variables``; nan for one that Keras overwrites with its gradient. Of
+        variables of one path the second is ``path#2``, and so on.
         """
-        return [_number(reading) for reading in self.temperature_tensors()]
+        return {
+            path: _number(self._over_last_rate(self._rescaled_temperature([x])))
+            for path, x in self._by_path().items()
+        }
 
-    def rescaled_temperatures(self) -> list[float]:
+    def rescaled_temperatures(self) -> dict[str, float]:
         """:meth:`rescaled_temperature` of each variable by itself, as :meth:`temperatures`."""
-        return [_number(reading) for reading in self.rescaled_temperature_tensors()]
-
-    def rho_tensor(self) -> Tensor:
-        """:attr:`rho` as a 0-d tensor, for use inside a graph."""
-        return self._rho(wide_dtype(self._trainable_variables))
+        return {
+            path: _number(self._rescaled_temperature([x])) for path, x in self._by_path().items()
+        }
 
     def temperature_tensor(self) -> Tensor:
         """:meth:`temperature` as a 0-d tensor, float32 or better, for use inside a graph."""
-        return self.rescaled_temperature_tensor() / self._last_learning_rate()
+        return self._over_last_rate(self._rescaled_temperature(self._displacements))
 
-    def rescaled_temperature_tensor(self) -> Tensor:
-        """:meth:`rescaled_temperature` as a 0-d tensor, float32 or better."""
+    def _rescaled_temperature(self, displacements: list[Variable | None]) -> Tensor:
         dtype = wide_dtype(self._trainable_variables)
-        displacements = [ops.cast(x, dtype) for x in self._displacements if x is not None]
-        return ops.cast(rescaled_temperature(displacements, xp=ops), dtype)
+        moving = [ops.cast(x, dtype) for x in displacements if x is not None]
+        if displacements and not moving:
+            return ops.cast(float("nan"), dtype)
+        return ops.cast(rescaled_temperature(moving, xp=ops), dtype)
 
-    def temperature_tensors(self) -> list[Tensor]:
-        """:meth:`temperatures` as 0-d tensors."""
-        learning_rate = self._last_learning_rate()
-        return [reading / learning_rate for reading in self.rescaled_temperature_tensors()]
+    def _over_last_rate(self, reading: Tensor) -> Tensor:
+        """Nothing moves at rate 0: there it is 0, and no NaN is made on the way."""
+        if not self.built:
+            return reading
+        rate = ops.cast(self._last_learning_rate, reading.dtype)
+        return reading / ops.where(ops.equal(reading, 0), ops.ones_like(rate), rate)
 
-    def rescaled_temperature_tensors(self) -> list[Tensor]:
-        """:meth:`rescaled_temperatures` as 0-d tensors."""
-        dtype = wide_dtype(self._trainable_variables)
-        return [
-            ops.cast(
-                float("nan") if x is None else rescaled_temperature(ops.cast(x, dtype), xp=ops),
-                dtype,
+    def _by_path(self) -> dict[str, Variable | None]:
+        names = paths(self._trainable_variables)
+        return dict(zip(names, self._displacements, strict=True))
+
+    def _tell_the_end(self, schedule: Schedule, steps: int) -> None:
+        """Warn once of a run that goes on past its end, where the host knows the clock."""
+        if self._told_the_end or not isinstance(schedule, CoolingSchedule):
+            return
+        end = None if schedule.law == "constant" else schedule.total_steps
+        if end is not None and steps > 1.05 * end:
+            self._told_the_end = True
+            warnings.warn(
+                f"{steps} steps were taken, more than total_steps = {end}: rho is "
+                "0, plain SGD; to cool over more steps call optimizer.extend(total_steps)",
+                stacklevel=3,
             )
-            for x in self._displacements
-        ]
-
-    def _last_learning_rate(self) -> Tensor:
-        return last_learning_rate(self, wide_dtype(self._trainable_variables))
-
-
-def rho_at(schedule: Schedule, step: Tensor, dtype: str) -> Tensor:
-    """Momentum coefficient of a step."""
-    step = ops.convert_to_tensor(step)
-    if isinstance(schedule, CoolingSchedule):
-        return schedule(step, dtype=dtype, xp=_LAWS_BY)
-    # TensorFlow has no operators between its integers and Python floats.
-    return ops.cast(schedule(ops.cast(step, dtype)), dtype)
 
 
 def last_learning_rate(optimizer: keras.optimizers.Optimizer, dtype: str) -> Tensor:
-    """That of the last step of an optimizer: a schedule has moved on since."""
+    """That of the last step of an optimizer: a schedule has moved on since.
+
+    Others than ours do not keep it: one that was set after the step is taken for it.
+    """
+    if isinstance(optimizer, CoolMomentum):
+        return ops.cast(optimizer._last_learning_rate, dtype)
     learning_rate = optimizer._learning_rate
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         # It counts microbatches; the last one before a step is the one that the step saw.
@@ -338,6 +470,54 @@ def wide_dtype(variables: list[Variable]) -> str:
     """The dtype to compute in: float64 if a variable has it, else float32."""
     dtypes = {keras.backend.standardize_dtype(variable.dtype) for variable in variables}
     return "float64" if "float64" in dtypes else "float32"
+
+
+def paths(variables: list[Variable]) -> list[str]:
+    """Names of variables, no two the same: their paths, the second of one with ``#2`` behind it."""
+    names: dict[str, None] = {}
+    for variable in variables:
+        path = name = getattr(variable, "path", variable.name)  # a tf.Variable has no path
+        count = 1
+        while name in names:
+            count += 1
+            name = f"{path}#{count}"
+        names[name] = None
+    return list(names)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Python numbers in place of NumPy's and of 0-d arrays, so that a config can be written."""
+    return {k: v.item() if hasattr(v, "item") else v for k, v in settings.items()}
+
+
+def _countable(cooling: CoolingSchedule) -> CoolingSchedule:
+    if keras.backend.backend() == "jax" and (cooling.total_steps or 0) > LARGEST:
+        raise ValueError(
+            f"total_steps must be <= {LARGEST}, the int32 of Keras' clock on JAX: "
+            f"{cooling.total_steps}"
+        )
+    return cooling
+
+
+def _warn_of_a_change(own: Any, loaded: Any) -> None:
+    differ = [
+        x.name for x in dataclasses.fields(own) if getattr(own, x.name) != getattr(loaded, x.name)
+    ]
+    changes = [f"{name} is {getattr(loaded, name)}, not {getattr(own, name)}" for name in differ]
+    way_out = f"; to train longer call optimizer.extend({own.total_steps})"
+    warnings.warn(
+        f"the optimizer cools on as it was saved: {', '.join(changes)}"
+        f"{way_out if 'total_steps' in differ else ''}",
+        stacklevel=3,
+    )
+
+
+def _on_host(tensor: Tensor) -> Any:
+    """The numbers in a tensor or variable; PyTorch gives them faster than Keras does."""
+    if keras.backend.backend() == "torch":
+        value: Tensor = getattr(tensor, "value", tensor)
+        return value.tolist()
+    return ops.convert_to_numpy(tensor)
 
 
 def _number(tensor: Tensor) -> float:

@@ -21,7 +21,7 @@ def export_state(optimizer: CoolMomentum) -> PortableState:
     Raises
     ------
     TypeError
-        If the schedule is a function of the step.
+        If the optimizer is another, or its schedule a function of the step.
     ValueError
         If the optimizer was not built, is in the midst of accumulating gradients, or two of its
         variables have one path.
@@ -44,6 +44,8 @@ def export_state(optimizer: CoolMomentum) -> PortableState:
     """
     displacements = _named(optimizer)
     steps = int(ops.convert_to_numpy(optimizer._iterations))
+    # Before the first step there is none, and 0 would be no unit.
+    last = optimizer._last_learning_rate if steps else optimizer.learning_rate
     if steps % _microbatches(optimizer):
         raise ValueError(
             "gradients must not be accumulating when the state is taken: "
@@ -53,7 +55,7 @@ def export_state(optimizer: CoolMomentum) -> PortableState:
         clock=int(ops.convert_to_numpy(optimizer.iterations)),
         cooling=require_serialisable(optimizer.schedule),
         learning_rate=float(ops.convert_to_numpy(optimizer.learning_rate)),
-        last_learning_rate=float(ops.convert_to_numpy(optimizer._last_learning_rate())),
+        last_learning_rate=float(ops.convert_to_numpy(last)),
         displacements={name: ops.convert_to_numpy(dx) for name, dx in displacements.items()},
     )
 
@@ -69,6 +71,8 @@ def import_state(optimizer: CoolMomentum, saved: PortableState) -> None:
 
     Raises
     ------
+    TypeError
+        If the optimizer is another.
     ValueError
         If the optimizer was not built, names or shapes differ, or it cools in another way. Nothing
         has been changed then.
@@ -77,12 +81,18 @@ def import_state(optimizer: CoolMomentum, saved: PortableState) -> None:
     shapes = {name: tuple(dx.shape) for name, dx in displacements.items()}
     loaded = saved.displacements_for(shapes, optimizer.schedule)
     optimizer._iterations.assign(saved.clock * _microbatches(optimizer))
+    optimizer._last_learning_rate.assign(saved.last_learning_rate)
     for name, dx in displacements.items():
         dx.assign(ops.convert_to_tensor(loaded[name], dtype=dx.dtype))
 
 
 def _named(optimizer: CoolMomentum) -> dict[str, Any]:
     """The displacements by the paths of their variables; without those that Keras overwrites."""
+    if not isinstance(optimizer, CoolMomentum):
+        raise TypeError(
+            "optimizer must be a coolmomentum.keras.CoolMomentum, under mixed precision the "
+            f"inner_optimizer: {optimizer!r}"
+        )
     if not optimizer.built:
         raise ValueError("the optimizer must be built: optimizer.build(model.trainable_variables)")
     pairs = zip(optimizer._trainable_variables, optimizer._displacements, strict=True)

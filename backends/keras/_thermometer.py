@@ -19,7 +19,6 @@ from coolmomentum.keras._optimizer import (
     Tensor,
     Variable,
     last_learning_rate,
-    rho_at,
     wide_dtype,
 )
 from coolmomentum.langevin import adam_mass, learning_rate_from_adam, learning_rate_from_sgd
@@ -412,7 +411,7 @@ def _motion(optimizer: Any, dtype: str) -> _Motion:
         return _Motion(ops.cast(momentum, dtype), square_time, *masses)
 
     if isinstance(optimizer, CoolMomentum):
-        return _Motion(rho_at(optimizer.schedule, optimizer.iterations - 1, dtype), rate)
+        return _Motion(optimizer._rho_at(optimizer.iterations - 1, dtype), rate)
     if isinstance(optimizer, known.SGD) and not optimizer.nesterov:
         return of_sgd(optimizer.momentum, rate)
     if isinstance(optimizer, known.Adam):

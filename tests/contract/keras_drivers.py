@@ -1,6 +1,7 @@
 """The paths of the Keras adapter for the contract suite, on the backend of this process."""
 
 import contextlib
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -69,6 +70,14 @@ class Keras(Driver):
 _as_it_is = contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def _past_the_end():
+    """Of a run that goes on past its end the adapter warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* steps were taken, more than total_steps")
+        yield
+
+
 def _tensor(x, dtype):
     return ops.convert_to_tensor(np.asarray(x).astype(numpy_dtype(dtype)), dtype=dtype)
 
@@ -113,7 +122,7 @@ class _Program:
         """As new, but for what is compiled."""
         for variable, x in zip(self.variables, params, strict=True):
             variable.assign(_tensor(x, variable.dtype))
-        for variable in self.optimizer.variables:
+        for variable in [self.optimizer._iterations, *self.optimizer._displacements]:
             variable.assign(ops.zeros(variable.shape, variable.dtype))
         self.optimizer.learning_rate = lr
 
@@ -139,10 +148,13 @@ class KerasRun:
         self.optimizer = self.program.optimizer
 
     def step(self, gradients):
+        with _past_the_end():
+            self._step(gradients)
+
+    def _step(self, gradients):
         decay = 0.0 if self.decoupled else self.decay
         gradients = [g + decay * x for g, x in zip(gradients, self.params(), strict=True)]
         with self.driver.x64():
-            self.optimizer.learning_rate = self.lr
             self.program.take([_tensor(g, self.driver.dtype) for g in gradients])
 
     def skip(self):
@@ -151,9 +163,9 @@ class KerasRun:
             self.program.skip([_tensor(g, self.driver.dtype) for g in infinite])
 
     def set_lr(self, lr):
-        # Keras' optimizers know only the learning rate of now, and read the temperature with it;
-        # so it is set when the next step needs it, as a callback does.
         self.lr = lr
+        with self.driver.x64():
+            self.optimizer.learning_rate = lr
 
     def params(self):
         return self._read(self.program.variables)
@@ -169,7 +181,7 @@ class KerasRun:
         return int(self.optimizer.iterations)
 
     def rho(self):
-        with self.driver.x64():
+        with self.driver.x64(), _past_the_end():
             return self.optimizer.rho
 
     def temperature(self):

@@ -38,8 +38,12 @@ def floatx(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def pytest_configure() -> None:
-    """Two logical CPUs for tf.distribute, before anything makes TensorFlow look for its devices."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Runs past their end are meant so here; on TensorFlow, two logical CPUs for tf.distribute.
+
+    These before anything makes TensorFlow look for its devices.
+    """
+    config.addinivalue_line("filterwarnings", "ignore:.* steps were taken, more than total_steps")
     if BACKEND == "tensorflow":
         import tensorflow as tf
 

@@ -27,7 +27,7 @@ def oracle_fit(epochs, batch, lr=0.01):
     """The weights of the linear model after training without shuffling, in float64."""
     from coolmomentum.numpy import CoolMomentum as Oracle
 
-    oracle = Oracle(lr=lr, **COOLING)
+    oracle = Oracle(learning_rate=lr, **COOLING)
     params = [np.zeros((3, 1)), np.zeros(1)]
     state = oracle.init(params)
     for _, i in itertools.product(range(epochs), range(0, len(X), batch)):
@@ -219,7 +219,7 @@ def test_a_custom_loop(steps):
     xs = [np.array([1.0, -2.0])]
     from coolmomentum.numpy import CoolMomentum as Oracle
 
-    oracle = Oracle(lr=0.1, total_steps=4, rho0=0.75)
+    oracle = Oracle(learning_rate=0.1, total_steps=4, rho0=0.75)
     state = oracle.init(xs)
     for _ in range(steps):
         xs, state = oracle.step(xs, xs, state)
@@ -233,6 +233,6 @@ def test_the_oracle_here_is_that_of_the_gradients():
     model.fit(X[:4], Y[:4], batch_size=4, epochs=1, shuffle=False, verbose=0)
     x, y = X[:4].astype("float64"), Y[:4].astype("float64")
     grads = [[-2 * x.T @ y / 4, -2 * y.mean(0)]]
-    expected, _ = oracle_run([np.zeros((3, 1)), np.zeros(1)], grads, lr=0.01, **COOLING)
+    expected, _ = oracle_run([np.zeros((3, 1)), np.zeros(1)], grads, learning_rate=0.01, **COOLING)
     for weight, value in zip(model.trainable_variables, expected, strict=True):
         np.testing.assert_allclose(numpy(weight), value, rtol=0, atol=32 * U32 * 0.3)

@@ -68,7 +68,7 @@ def test_a_scan_is_the_loop():
 
     start = [x.value], [v.value for v in optimizer.variables]
     ((value,), state), _ = jax.jit(lambda c: jax.lax.scan(step, c, length=6))(start)
-    oracle, xs = Oracle(lr=0.1, total_steps=4, rho0=0.75), [np.array([1.0, -2.0])]
+    oracle, xs = Oracle(learning_rate=0.1, total_steps=4, rho0=0.75), [np.array([1.0, -2.0])]
     oracle_state = oracle.init(xs)
     for _ in range(6):
         xs, oracle_state = oracle.step(xs, xs, oracle_state)
@@ -111,11 +111,10 @@ def test_a_clock_that_wraps_keeps_rho_in_range():
     x, optimizer = keras.Variable(np.ones(2)), CoolMomentum(0.1, 10)
     optimizer.build([x])
     optimizer._iterations.assign(2**31 - 1)
-    assert optimizer.rho == float(optimizer.rho_tensor()) == 0.0
+    assert optimizer.rho == 0.0
     optimizer.apply([jnp.ones(2)], [x])
     assert int(optimizer.iterations) == -(2**31)
     assert 0 <= optimizer.rho < 1
-    assert float(optimizer.rho_tensor()) == pytest.approx(optimizer.rho, rel=4 * U32)
 
 
 SHARDED = """
@@ -138,7 +137,7 @@ model.fit(x, x[:, :1], batch_size=8, epochs=2, shuffle=False, verbose=0)
 optimizer = model.optimizer
 print(json.dumps({
     "weights": [w.numpy().ravel().tolist() for w in model.weights],
-    "readings": [optimizer.rho, optimizer.temperature(), *optimizer.temperatures()],
+    "readings": [optimizer.rho, optimizer.temperature(), *optimizer.temperatures().values()],
     "shards": len({str(s.index) for s in optimizer._displacements[0].value.addressable_shards}),
 }))
 """

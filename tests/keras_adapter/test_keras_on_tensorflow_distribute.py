@@ -79,7 +79,8 @@ def test_two_replicas_are_one(strategy, settings):
     assert numpy(two.optimizer.iterations) == numpy(one.optimizer.iterations) == 18
     assert two.optimizer.rho == one.optimizer.rho == 0.0
     assert two.optimizer.temperature() == near(one.optimizer.temperature())
-    assert two.optimizer.temperatures() == [near(t) for t in one.optimizer.temperatures()]
+    ours, theirs = (model.optimizer.temperatures().values() for model in (two, one))
+    assert [*ours] == [near(t) for t in theirs]
 
 
 def test_readings_while_it_cools(strategy):
@@ -94,15 +95,30 @@ def test_readings_while_it_cools(strategy):
 
     @tf.function
     def read():
-        return strategy.run(
-            lambda: (two.optimizer.rho_tensor(), two.optimizer.temperature_tensor())
-        )
+        return strategy.run(two.optimizer.temperature_tensor)
 
-    for per_replica, expected in zip(
-        read(), (two.optimizer.rho, two.optimizer.temperature()), strict=True
-    ):
-        for value in strategy.experimental_local_results(per_replica):
-            assert float(value) == pytest.approx(expected, rel=1e-6)
+    for value in strategy.experimental_local_results(read()):
+        assert float(value) == pytest.approx(two.optimizer.temperature(), rel=1e-6)
+
+
+def test_extended_replicas_go_on_as_the_longer_run(strategy):
+    """The numbers of the cooling are the same in both replicas, and their step reads them."""
+    with strategy.scope():
+        two, longer = network(), network()
+        longer.compile(CoolMomentum(0.05, 40, 0.9), "mse")
+        longer.optimizer.build(longer.trainable_variables)
+    train(two, 1)
+    two.optimizer.extend(40)
+    assert two.optimizer.rho == two.optimizer.schedule(6) > 0.8
+    longer.set_weights(two.get_weights())
+    longer.optimizer.set_weights([x.numpy() for x in two.optimizer.variables])
+    for model in (two, longer):
+        train(model, 1)
+    for x, y in zip(two.weights, longer.weights, strict=True):
+        np.testing.assert_array_equal(numpy(x), numpy(y))
+    for number in (*two.optimizer._cooling(), two.optimizer._last_learning_rate):
+        np.testing.assert_array_equal(*(part.numpy() for part in number.value.values))
+    assert two.optimizer.temperature() == longer.optimizer.temperature() > 0
 
 
 def test_the_thermometer_sees_one_walk(strategy):

@@ -75,7 +75,7 @@ def test_accumulated_gradients_are_one_step_of_the_clock(weight_decay):
         follow(optimizer, params, [step_grads])
     means = [[np.mean(g, 0) for g in zip(*grads[i : i + 3], strict=True)] for i in range(0, 24, 3)]
     decay = {"weight_decay": weight_decay or 0.0, "decoupled_weight_decay": True}
-    xs, _ = oracle_run(starts, means, lr=0.01, **COOLING, **decay)
+    xs, _ = oracle_run(starts, means, learning_rate=0.01, **COOLING, **decay)
     for param, x in zip(params, xs, strict=True):
         close = bound(8, 1000, 0.01 * 500 / 0.1, 0.9, U32)
         np.testing.assert_allclose(numpy(param), x, rtol=0, atol=close)

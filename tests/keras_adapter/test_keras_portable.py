@@ -72,7 +72,7 @@ def test_what_cannot_be_carried_is_refused():
     with pytest.raises(ValueError, match=r"the optimizer must be built: optimizer\.build"):
         export_state(CoolMomentum(schedule=COOLING))
     x = keras.Variable(np.ones(2), name="x")
-    with pytest.raises(TypeError, match="schedule must be a CoolingSchedule to be carried"):
+    with pytest.raises(TypeError, match="schedule must be a CoolingSchedule to be exported"):
         export_state(stepped(1, x, schedule=lambda step: 0.5 + 0 * step))
     optimizer = CoolMomentum(schedule=COOLING)
     optimizer.build([x, keras.Variable(np.ones(3), name="x")])

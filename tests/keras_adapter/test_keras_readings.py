@@ -1,4 +1,4 @@
-"""rho, temperature and rescaled temperature, as floats and as tensors, pooled and by variable."""
+"""rho, temperature and rescaled temperature: pooled, by variable, and as a tensor."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ def test_readings_of_a_trajectory(floatx):
     """After two steps of trajectory B: v = -131/512, T = v**2 / dt**2; then rho is 0."""
     (x,) = variables([np.ones(1)])
     optimizer = CoolMomentum(0.25, 2, 0.75)
-    assert (optimizer.rho, optimizer.temperature(), optimizer.temperatures()) == (0.75, 0.0, [])
+    assert (optimizer.rho, optimizer.temperature(), optimizer.temperatures()) == (0.75, 0.0, {})
     for rho in (0.5, 0.0):
         optimizer.apply([ops.convert_to_tensor(numpy(x))], [x])
         assert optimizer.rho == rho
@@ -22,28 +22,24 @@ def test_readings_of_a_trajectory(floatx):
     v2 = (131 / 512) ** 2
     assert optimizer.rescaled_temperature() == pytest.approx(v2, **close)
     assert optimizer.temperature() == pytest.approx(4 * v2, **close)
-    assert optimizer.rescaled_temperatures() == pytest.approx([v2], **close)
-    assert optimizer.temperatures() == pytest.approx([4 * v2], **close)
+    assert optimizer.rescaled_temperatures() == pytest.approx({x.path: v2}, **close)
+    assert optimizer.temperatures() == pytest.approx({x.path: 4 * v2}, **close)
 
 
 def test_floats_and_tensors_agree(floatx):
-    """Each reading is a Python float, and the tensor of the same name a 0-d one of its value."""
+    """Each reading is a Python float; temperature_tensor is a 0-d tensor of its value."""
     params = variables(gradients(1)[0])
     optimizer = CoolMomentum(0.01, 10)
     follow(optimizer, params, gradients(3))
     for name in ("temperature", "rescaled_temperature"):
-        number, tensor = getattr(optimizer, name)(), getattr(optimizer, f"{name}_tensor")()
-        numbers, tensors = getattr(optimizer, f"{name}s")(), getattr(optimizer, f"{name}_tensors")()
-        assert type(number) is float
-        assert all(type(value) is float for value in numbers)
-        assert all(ops.is_tensor(value) and value.shape == () for value in [tensor, *tensors])
-        assert keras.backend.standardize_dtype(tensor.dtype) == floatx
-        assert number == float(numpy(tensor))
-        assert numbers == [float(numpy(value)) for value in tensors]
-        assert len(numbers) == len(params)
+        readings = getattr(optimizer, name)(), *getattr(optimizer, f"{name}s")().values()
+        assert [type(reading) for reading in readings] == [float] * (1 + len(params))
     assert type(optimizer.rho) is float
-    assert ops.is_tensor(optimizer.rho_tensor())
-    assert float(optimizer.rho_tensor()) == pytest.approx(optimizer.rho, rel=4 * U32)
+    tensor = optimizer.temperature_tensor()
+    assert ops.is_tensor(tensor)
+    assert tensor.shape == ()
+    assert keras.backend.standardize_dtype(tensor.dtype) == floatx
+    assert optimizer.temperature() == float(numpy(tensor))
 
 
 def test_pooled_and_by_variable():
@@ -56,7 +52,7 @@ def test_pooled_and_by_variable():
     params = variables(starts)
     optimizer = CoolMomentum(0.01, 20, 0.9)
     follow(optimizer, params, grads)
-    _, state = oracle_run(starts, grads, lr=0.01, total_steps=20, rho0=0.9)
+    _, state = oracle_run(starts, grads, learning_rate=0.01, total_steps=20, rho0=0.9)
     squares = [np.sum(dx**2) for dx in state.displacements]
     sizes = [12, 1, 100]
     close = {"rel": 200 * U32, "abs": 0}
@@ -64,8 +60,9 @@ def test_pooled_and_by_variable():
     assert optimizer.rescaled_temperature() == pytest.approx(msd, **close)
     assert optimizer.temperature() == pytest.approx(msd / 0.01, **close)
     apart = [square / size for square, size in zip(squares, sizes, strict=True)]
-    assert optimizer.rescaled_temperatures() == pytest.approx(apart, **close)
-    assert optimizer.temperatures() == pytest.approx([t / 0.01 for t in apart], **close)
+    assert [*optimizer.rescaled_temperatures().values()] == pytest.approx(apart, **close)
+    readings = optimizer.temperatures()
+    assert [*readings.values()] == pytest.approx([t / 0.01 for t in apart], **close)
 
 
 def test_variables_of_several_dtypes_are_pooled():
@@ -75,8 +72,9 @@ def test_variables_of_several_dtypes_are_pooled():
     optimizer.build(params)
     optimizer._displacements[0].assign(np.full(300, 4.0))
     optimizer._displacements[1].assign(np.full(100, 2.0))
+    optimizer._last_learning_rate.assign(0.5)
     assert optimizer.rescaled_temperature() == (300 * 16 + 100 * 4) / 400
-    assert optimizer.temperatures() == [32.0, 8.0]
+    assert [*optimizer.temperatures().values()] == [32.0, 8.0]
 
 
 def test_only_trainable_variables_count():
@@ -144,19 +142,16 @@ def test_a_callback_reads_them_while_it_trains():
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="the PyTorch backend computes eagerly")
-def test_tensors_are_for_graphs():
-    """Compiled, the readings are those of the numbers."""
+def test_the_tensor_is_for_graphs():
+    """Compiled, it is the number."""
     params = variables(gradients(1)[0])
     optimizer = CoolMomentum(0.01, 10)
     follow(optimizer, params, gradients(3))
 
-    def read():
-        return optimizer.rho_tensor(), optimizer.temperature_tensor()
-
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        rho, temperature = tf.function(read, jit_compile=True)()
+        temperature = tf.function(optimizer.temperature_tensor, jit_compile=True)()
     else:
         import jax
 
@@ -164,8 +159,7 @@ def test_tensors_are_for_graphs():
         def stateless_read(values):
             mapping = list(zip(optimizer.variables, values, strict=True))
             with keras.StatelessScope(state_mapping=mapping):
-                return read()
+                return optimizer.temperature_tensor()
 
-        rho, temperature = stateless_read([v.value for v in optimizer.variables])
-    assert float(rho) == pytest.approx(optimizer.rho, rel=4 * U32)
+        temperature = stateless_read([v.value for v in optimizer.variables])
     assert float(temperature) == pytest.approx(optimizer.temperature(), rel=200 * U32)

@@ -22,6 +22,7 @@ EVERYTHING = {
     "law": "linear",
     "warmup_steps": 3,
     "warmup_clock": "hold",
+    "hold_steps": 7,
     "weight_decay": 0.25,
     "clipnorm": 1.5,
     "global_clipnorm": None,
@@ -99,7 +100,7 @@ def test_the_config_has_every_argument():
     again = CoolMomentum.from_config(config)
     assert config == before  # it was not used up
     assert again.get_config() == config
-    assert again.schedule == optimizer.schedule == CoolingSchedule(30, 0.75, "linear", 3, "hold")
+    assert again.schedule == optimizer.schedule == CoolingSchedule(30, 0.75, "linear", 3, "hold", 7)
 
 
 def test_keras_serializes_it_under_its_public_name():
@@ -235,4 +236,4 @@ def test_the_number_of_variables_does_not_depend_on_settings():
         optimizer = CoolMomentum(0.1, **settings)
         optimizer.build([keras.Variable(ops.ones(2))])
         counts.add(len(optimizer.variables))
-    assert counts == {3}
+    assert counts == {7}

@@ -91,7 +91,7 @@ def test_it_is_the_oracle(law, warmup, floatx):
     optimizer = CoolMomentum(0.01, weight_decay=0.125, **cooling)
     follow(optimizer, params, grads)
     decay = {"weight_decay": 0.125, "decoupled_weight_decay": True}
-    xs, state = oracle_run(starts, grads, lr=0.01, **cooling, **decay)
+    xs, state = oracle_run(starts, grads, learning_rate=0.01, **cooling, **decay)
     # Keras' tanh gives float32 on JAX, whatever it is given.
     narrow = floatx == "float32" or (BACKEND == "jax" and law == "exponential")
     unit = U32 if narrow else U64
@@ -209,17 +209,17 @@ def test_no_gradients_at_all():
 
 
 def test_the_state_is_one_array_a_variable():
-    """Besides clock and learning rate there is one displacement for each variable, like it."""
+    """Besides clock, learning rate and four numbers there is one displacement for each variable."""
     params = variables([np.zeros(shape) for shape in SHAPES]) + variables([np.zeros(2)], "bfloat16")
     optimizer = CoolMomentum(0.1, 10)
     optimizer.build(params)
-    assert len(optimizer.variables) == 2 + len(params)
-    for displacement, param in zip(optimizer.variables[2:], params, strict=True):
+    assert len(optimizer.variables) == 6 + len(params)
+    for displacement, param in zip(optimizer.variables[6:], params, strict=True):
         assert tuple(displacement.shape) == tuple(param.shape)
         assert displacement.dtype == param.dtype
         assert displacement.path == f"cool_momentum/{param.path}_displacement"
     optimizer.build(params)  # a second time is no new state
-    assert len(optimizer.variables) == 2 + len(params)
+    assert len(optimizer.variables) == 6 + len(params)
 
 
 def test_a_variable_that_keras_overwrites_has_no_state():
@@ -230,9 +230,10 @@ def test_a_variable_that_keras_overwrites_has_no_state():
     follow(optimizer, params, [[np.full(2, 3.0), np.ones(2)]])
     np.testing.assert_array_equal(numpy(params[0]), [3.0, 3.0])
     np.testing.assert_allclose(numpy(params[1]), 1 - 0.5 * 1.99 / 2, rtol=4 * U32)
-    assert len(optimizer.variables) == 3
-    assert math.isnan(optimizer.temperatures()[0])
-    assert optimizer.temperature() == optimizer.temperatures()[1] > 0
+    assert len(optimizer.variables) == 7
+    overwritten, moved = optimizer.temperatures().values()
+    assert math.isnan(overwritten)
+    assert optimizer.temperature() == moved > 0
 
 
 @pytest.mark.parametrize(
