@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from distributed_tools import BATCHES, batches, make_model, run_distributed, sharded
 from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -13,7 +13,6 @@ from triton_interpreter import TRITON
 from coolmomentum.torch import CoolMomentum
 from coolmomentum.torch._thermometry import known_squares
 
-STEPS = 12
 SETTINGS = {"lr": 0.1, "total_steps": 10, "rho0": 0.9, "weight_decay": 0.01}
 PATHS = {
     "default": {},
@@ -23,18 +22,6 @@ PATHS = {
     "capturable": {"capturable": True},
     "one pass": {"track_temperature": True},
 }
-
-
-def make_model():
-    """A network whose first layers do not divide by two: shards are uneven, and one is empty."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1), nn.Tanh(), nn.Linear(1, 1))
-
-
-def batches():
-    """The global batches of the run, of 8 examples each."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(STEPS, 8, 5, generator=generator)
 
 
 def train(model, optimizer, data):
@@ -66,7 +53,7 @@ def check(model, optimizer, pooled, path):
     """The run equals that of one process; the mean of two half-batch gradients rounds once more."""
     weights, expected, single = alone(path)
     # 12 steps, some 20 roundings of numbers below 2 each (8 examples, three layers, the update).
-    bound = STEPS * 20 * 2**-23
+    bound = BATCHES * 20 * 2**-23
     for name, param in model.named_parameters():
         name = name.removeprefix("module.")
         torch.testing.assert_close(full(param.detach()), weights[name].detach(), rtol=0, atol=bound)
@@ -74,20 +61,6 @@ def check(model, optimizer, pooled, path):
         one = float(optimizer.temperatures()[param])
         assert one == pytest.approx(single[name], rel=2 * 100 * bound)
     assert pooled == pytest.approx(expected, rel=2 * 100 * bound)
-
-
-def spawn(worker, tmp_path, *arguments):
-    """Run ``worker(rank, *arguments)`` in two processes that know each other."""
-    torch.multiprocessing.spawn(_start, args=(str(tmp_path / "meet"), worker, arguments), nprocs=2)
-
-
-def _start(rank, meeting_place, worker, arguments):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{meeting_place}", rank=rank, world_size=2)
-    try:
-        worker(rank, *arguments)
-    finally:
-        dist.destroy_process_group()
 
 
 def ddp_worker(rank):
@@ -101,16 +74,7 @@ def ddp_worker(rank):
 
 def test_ddp(tmp_path):
     """DistributedDataParallel: every path trains as one process, with its temperature."""
-    spawn(ddp_worker, tmp_path)
-
-
-def sharded(model):
-    """The model with every layer sharded over the two processes."""
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    run_distributed(ddp_worker, tmp_path)
 
 
 def fsdp_worker(rank):
@@ -131,7 +95,7 @@ def fsdp_worker(rank):
 
 def test_fsdp2(tmp_path):
     """fully_shard: every path trains as one process; displacements sharded, temperature global."""
-    spawn(fsdp_worker, tmp_path)
+    run_distributed(fsdp_worker, tmp_path)
 
 
 def mixed_worker(rank):
@@ -154,7 +118,7 @@ def mixed_worker(rank):
 
 def test_sharded_and_plain_parameters_in_one_group(tmp_path):
     """DTensors beside plain tensors: the update takes both, the temperature pools both."""
-    spawn(mixed_worker, tmp_path)
+    run_distributed(mixed_worker, tmp_path)
 
 
 def checkpoint_worker(rank, flatten):
@@ -187,7 +151,7 @@ def _copy(value):
 @pytest.mark.parametrize("flatten", [False, True], ids=["nested", "flattened"])
 def test_distributed_checkpoint_resumes_bit_for_bit(tmp_path, flatten):
     """get_state_dict and set_state_dict carry clock and displacements of a sharded run."""
-    spawn(checkpoint_worker, tmp_path, flatten)
+    run_distributed(checkpoint_worker, tmp_path, flatten)
 
 
 def warm_up_worker(rank):
@@ -201,4 +165,4 @@ def warm_up_worker(rank):
 
 def test_a_warm_up_from_zero_starts_the_clock_on_every_process(tmp_path):
     """What tells it from the dry run of a checkpoint, gradients, is asked of all processes."""
-    spawn(warm_up_worker, tmp_path)
+    run_distributed(warm_up_worker, tmp_path)
