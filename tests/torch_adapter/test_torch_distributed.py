@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from distributed_tools import BATCHES, batches, make_model, run_distributed, sharded
+from torch import nn
 from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -166,3 +167,57 @@ def warm_up_worker(rank):
 def test_a_warm_up_from_zero_starts_the_clock_on_every_process(tmp_path):
     """What tells it from the dry run of a checkpoint, gradients, is asked of all processes."""
     run_distributed(warm_up_worker, tmp_path)
+
+
+def pull(param, optimizer, lrs):
+    """A step of each learning rate in the potential ``param**2 / 2``."""
+    for lr in lrs:
+        optimizer.param_groups[0]["lr"] = lr
+        param.grad = param.detach().clone()
+        optimizer.step()
+
+
+def steps_taken(group):
+    """The clock of a group."""
+    return int(group.get("cooling_step", group.get("step")))
+
+
+WARM_UPS = {"none": (0.1, 0.2, 0.1), "from zero": (0.0, 0.1, 0.1)}  # learning rates
+
+
+def zero_worker(rank):
+    """One parameter for two processes: the second holds none, and it saves."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns, which here is no error
+
+    results = {}
+    for name, lrs in WARM_UPS.items():
+        param = nn.Parameter(torch.ones(3))
+        optimizer = ZeroRedundancyOptimizer([param], optimizer_class=CoolMomentum, **SETTINGS)
+        pull(param, optimizer, lrs)
+        optimizer.consolidate_state_dict(to=1)
+        (group,) = optimizer.optim.param_groups
+        saved = optimizer.state_dict() if rank == 1 else None
+        results[name] = len(group["params"]), steps_taken(group), param.detach(), saved
+    return results
+
+
+@pytest.fixture(scope="module")
+def zero_runs(tmp_path_factory):
+    """What both processes have of each run."""
+    return run_distributed(zero_worker, tmp_path_factory.mktemp("zero"))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="it stays at 0, faults.md A7")
+@pytest.mark.parametrize("warm_up", WARM_UPS)
+def test_the_clock_of_a_process_without_parameters(zero_runs, warm_up):
+    """It goes with the others, and its checkpoint continues like a run in one process."""
+    held, steps, weights, saved = zip(*[run[warm_up] for run in zero_runs], strict=True)
+    assert (held, steps) == ((1, 0), (3, 3))
+    alone, param = nn.Parameter(torch.ones(3)), nn.Parameter(weights[1].clone())
+    optimizer, resumed = (CoolMomentum([p], **SETTINGS) for p in (alone, param))
+    pull(alone, optimizer, WARM_UPS[warm_up])
+    resumed.load_state_dict(saved[1])
+    assert float(resumed.temperature()) == float(optimizer.temperature())  # of the same last lr
+    for p, o in [(alone, optimizer), (param, resumed)]:
+        pull(p, o, (0.1, 0.1))
+    assert torch.equal(param, alone)
