@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from test_torch_distributed import batches, make_model, sharded, spawn
+from distributed_tools import batches, make_model, run_distributed, sharded
 from test_torch_sync import host_reads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -784,7 +784,7 @@ def distributed_worker(rank):
 
 def test_two_processes_read_as_one(tmp_path):
     """Replicated or sharded, every process has the reading of one that has it all."""
-    spawn(distributed_worker, tmp_path)
+    run_distributed(distributed_worker, tmp_path)
 
 
 @pytest.mark.parametrize(
