@@ -210,7 +210,7 @@ def cooled_rho(
         [step, total_steps, warmup_steps, hold_steps], work, xp
     )
     if isinstance(rho0, LawNumbers):
-        rho0 = LawNumbers(*(astype(x, work, xp) for x in rho0))
+        rho0 = LawNumbers(*(x if is_number(x) else astype(x, work, xp) for x in rho0))
     elif not is_number(rho0):
         rho0 = astype(rho0, work, xp)
     holds = not (is_number(hold_steps) and hold_steps == 0)
