@@ -165,7 +165,7 @@ class Oracle:
     def optimizer(self) -> cool_numpy.CoolMomentum:
         """With the present learning rate."""
         return cool_numpy.CoolMomentum(
-            lr=self.lr,
+            learning_rate=self.lr,
             schedule=self.cooling,
             weight_decay=self.decay,
             decoupled_weight_decay=self.decoupled,
