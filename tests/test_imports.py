@@ -122,17 +122,10 @@ def test_a_star_import_has_the_public_names():
     assert names.keys() - {"__builtins__"} == set(coolmomentum.__all__)
 
 
-def test_a_type_checker_knows_which_names_there_are(tmp_path):
-    """Mypy refuses a name that is not there, the optimizers' too."""
-    program = tmp_path / "program.py"
-    program.write_text(
-        "from coolmomentum import CoolingSchedule\nfrom coolmomentum import CoolMomentum\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--no-incremental", "--follow-imports=silent", str(program)],
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert [line.split(":")[1] for line in done.stdout.splitlines() if " error: " in line] == ["2"]
+def test_a_type_checker_sees_only_the_names_there_are():
+    """A module's __getattr__ makes every name exist for mypy, so it is kept from it."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (kept,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    hidden = [node for node in tree.body if isinstance(node, ast.If) and kept in node.body]
+    assert kept.name == "__getattr__"
+    assert [ast.unparse(node.test) for node in hidden] == ["not TYPE_CHECKING"]
