@@ -18,7 +18,6 @@ from coolmomentum.torch import CoolMomentum
 
 README = PAGE.parents[1] / "README.md"
 EPOCHS, BATCHES = 2, 50  # of the page; a process of two has 25 batches
-WARMUP = ("* accelerator.num_processes", "")  # of Accelerate's recipe
 
 
 def loop(steps, loader, accumulation=1, anew=False, wrap=lambda model: model):
@@ -125,7 +124,8 @@ def work(rank, folder):
     os.environ |= {"ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
     return {
         "accelerate": accelerate(rank, ("", "")),
-        "accelerate, short": accelerate(rank, WARMUP),
+        "accelerate, even": accelerate(rank, ("accumulation = 4", "accumulation = 5")),
+        "accelerate, short": accelerate(rank, ("* accelerator.num_processes", "")),
         "ddp": ddp(rank),
         "trainer": trainer(rank, folder),
         "lightning": lightning(rank, folder),
@@ -174,20 +174,13 @@ def test_lightning_in_two_processes(two):
     assert [report["lightning"] for report in two] == [(25, (steps, True))] * 2
 
 
-def accelerate_evenly(rank, accumulation):
-    """As ``accelerate``, with another accumulation."""
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    return accelerate(rank, ("accumulation = 4", f"accumulation = {accumulation}"))
-
-
-def test_the_formula_of_readme(tmp_path):
+def test_the_formula_of_readme(two):
     """Of the loader before it is split, exact where nothing is left over."""
     text = README.read_text(encoding="utf-8")
     (formula,) = re.findall(r"`(epochs \* len\(loader\) // \(.*?\))`", text)
     values = {"epochs": EPOCHS, "loader": range(BATCHES), "accumulation": 5, "processes": 2}
     steps = eval(formula, values)
-    reports = run_distributed(accelerate_evenly, tmp_path, 5)
-    assert [report[:2] for report in reports] == [(25, (steps, True))] * 2
+    assert [report["accelerate, even"][:2] for report in two] == [(25, (steps, True))] * 2
 
 
 # --- a wrong count ------------------------------------------------------------------------------
