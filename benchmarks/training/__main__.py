@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from benchmarks.training._child import PARENT, end_all
+from benchmarks.training._benchopt import PARENT, end_all
 from benchmarks.training._config import (
     CONFIGS,
     Config,
@@ -234,7 +234,7 @@ class _Bench:
         result.unlink(missing_ok=True)  # benchopt would write beside it
         runs = config["n-repetitions"] * sum(_cells(of) for _, of in solvers(config))
         self._console.print(f"{name}, {framework}: {runs} run{'s' * (runs > 1)}")
-        command = [sys.executable, "-m", "benchmarks.training._child", "run", str(HERE)]
+        command = [sys.executable, "-m", "benchmarks.training._benchopt", "run", str(HERE)]
         command += ["--config", str(file), "--output", str(result.resolve())]
         command += ["--no-plot", "--no-cache", *self._for_benchopt]
         environment = os.environ | {RUNS: str(runs), "BENCHOPT_RAISE_ON_ERROR": "1"}

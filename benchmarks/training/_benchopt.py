@@ -1,7 +1,7 @@
-"""benchopt, ``python -m benchmarks.training._child run ...``, in a process that ends with another.
+"""benchopt, as ``python -m benchmarks.training._benchopt run ...``, that ends with its parent.
 
-That one is its parent, whose number is in the environment. However it ends, nothing that trains for
-it goes on, which would be in the way of the next run: it writes to the same files.
+The number of the parent is in the environment. However that ends, nothing trains for it any more,
+which would be in the way of the next run: it writes to the same files.
 """
 
 import os
