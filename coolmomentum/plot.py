@@ -7,8 +7,9 @@ Nothing is shown, saved or styled: text, axes and background are those of your M
 colours of lines and images can be told apart with any colour vision, on white and on black.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, get_args
+from weakref import WeakSet
 
 import numpy as np
 
@@ -28,6 +29,7 @@ except ModuleNotFoundError as error:
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 __all__ = ["Quantity", "Record", "layers", "run", "schedule"]
@@ -35,13 +37,16 @@ __all__ = ["Quantity", "Record", "layers", "run", "schedule"]
 Quantity = Literal["rho", "step_size", "reduced_temperature"]
 Array = np.ndarray[Any, np.dtype[np.float64]]  # of one dimension, if nothing else is said
 Values = Sequence[Any] | np.ndarray[Any, Any]  # numbers over time
-Record = Mapping[Any, Values] | Sequence[Mapping[Any, Any]]  # of columns, or of rows
+Record = Mapping[Any, Values] | Iterable[Mapping[Any, Any]]  # of columns, or of rows
 
 # Of the palette of Okabe and Ito those with a contrast of 3 and more to white and to black.
 BLUE, VERMILION, GREEN, PURPLE = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 DASHES = ("-", "--", ":")  # as many as have no divisor in common with the colours: 12 pairs
 LINE, SMALLEST = 1.2, 5.0  # height of a line over that of its letters, which are in points
 GREY = "0.5"  # in none of the palettes, and visible on white and on black
+VERBATIM = {"parse_math": False, "usetex": False}  # for names, in which $ and \\ are no formulas
+
+_NAMED: WeakSet[Line2D] = WeakSet()  # lines whose labels are verbatim, in whatever Axes
 
 LABELS = {
     "rho": r"momentum coefficient $\rho$",
@@ -75,7 +80,7 @@ def schedule(
     Parameters
     ----------
     schedules : a :class:`coolmomentum.CoolingSchedule`, any callable ``step -> rho``, or a dict of
-        them, whose keys name the lines.
+        them, whose keys name the lines as they are: ``$`` and a leading ``_`` mean nothing.
     quantity : "rho", "step_size" or "reduced_temperature".
     total_steps : the last step to draw, >= 1; by default that of the longest CoolingSchedule.
     ax : where to draw, by default the current Axes of pyplot.
@@ -100,6 +105,8 @@ def schedule(
     """
     _check.one_of("quantity", quantity, get_args(Quantity))
     named = schedules if isinstance(schedules, Mapping) else {"": schedules}
+    if not named:
+        raise ValueError(f"schedules must not be empty: {schedules!r}")
     if total_steps is None:
         cooling = [each for each in named.values() if isinstance(each, CoolingSchedule)]
         ends = [each.total_steps for each in cooling if each.total_steps is not None]
@@ -110,16 +117,18 @@ def schedule(
     for each in named.values():
         check_schedule(each, last)
     ax = _axes(ax)
+    lines: dict[Line2D, str] = {}
     for i, (name, each) in enumerate(named.items()):
         steps = _steps(each, last)
         rho = np.array([float(each(int(step))) for step in steps])
-        (line,) = ax.plot(steps, _QUANTITIES[quantity](rho), label=name or None)
+        (line,) = ax.plot(steps, _QUANTITIES[quantity](rho))
         line.set(color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)])
+        lines[line] = str(name)
     if quantity == "reduced_temperature":
         ax.set_yscale("log")
     ax.set(xlabel="optimizer step", ylabel=LABELS[quantity])
-    if isinstance(schedules, Mapping) and named:
-        ax.legend(loc="best", frameon=False)
+    if isinstance(schedules, Mapping):
+        _name_lines(ax, lines)
     return ax
 
 
@@ -138,7 +147,7 @@ def run(
 
     Parameters
     ----------
-    record : a dict of columns, such as the ``history`` of Keras, or a sequence of dicts, such as
+    record : a dict of columns, such as the ``history`` of Keras or a DataFrame, or dicts, such as
         the readings of a thermometer one after another. "loss" is drawn if it is there.
     reading : which column is the temperature: "temperature", "rescaled_temperature" or
         "three_point_temperature".
@@ -146,18 +155,22 @@ def run(
         column "predicted_temperature", if it is there, but not beside "rescaled_temperature", which
         has another unit. Eq. 19 is :func:`coolmomentum.noise_temperature`; its shape under constant
         noise is :func:`coolmomentum.reduced_temperature` of rho.
-    steps : at which optimizer step each reading was taken; by default they are epochs 1, 2, ...
+    steps : at which optimizer step each reading was taken, finite and increasing; by default they
+        are epochs 1, 2, ...
     ax : where to draw, by default the current Axes of pyplot.
 
     Returns
     -------
     the Axes of the temperature; its legend is above it, clear of both curves. A temperature that is
-    not finite or not positive leaves a gap.
+    masked, not finite or not positive leaves a gap, and so does a masked step.
 
     Raises
     ------
+    TypeError
+        If something is not what it is said to be above.
     ValueError
-        If the reading is missing or has no positive value, or lengths differ.
+        If the reading is missing or has no positive value, steps do not increase, or lengths
+        differ.
 
     Examples
     --------
@@ -170,7 +183,7 @@ def run(
     """
     columns = _columns(record)
     if reading not in columns:
-        raise ValueError(f"reading must be one of {', '.join(columns)}: {reading!r}")
+        raise ValueError(f"reading must be one of {_joined(columns)}: {reading!r}")
     measured = _column(reading, columns[reading])
     if predicted is None and reading != "rescaled_temperature":
         predicted = columns.get("predicted_temperature")
@@ -188,7 +201,8 @@ def run(
     if expected is not None:
         style: dict[str, Any] = {"color": GREY, "linestyle": "--", "label": "predicted by Eq. 19"}
         lines += ax.plot(x, _gaps(expected), **style)
-    ax.set(yscale="log", ylabel=LABELS.get(reading, reading))
+    ax.set_yscale("log")
+    ax.set_ylabel(**_label(reading, "ylabel"))
     _name_time(ax, steps)
     if loss is not None:
         right = ax.twinx()
@@ -213,10 +227,11 @@ def layers(
 
     Parameters
     ----------
-    record : a dict from the name of a layer to its temperatures, or a sequence of dicts, one a
+    record : a dict (or a DataFrame) from the name of a layer to its temperatures, or dicts, one a
         reading, from the name to the temperature or to the readings of a thermometer.
     reading : which of the readings of a thermometer to take; says what the temperatures are.
-    steps : at which optimizer step each reading was taken; by default they are epochs 1, 2, ...
+    steps : at which optimizer step each reading was taken, finite and increasing; by default they
+        are epochs 1, 2, ...
     vmin, vmax : ends of the colour scale, > 0; by default the smallest and the largest positive
         temperature. Set both to compare several heat maps.
     colorbar : whether to draw the colour scale beside it, as an Axes of its own.
@@ -224,13 +239,16 @@ def layers(
 
     Returns
     -------
-    the Axes; what is not finite or not positive is grey. If the names do not all fit beside the
-    rows, even in small letters, some are left out.
+    the Axes; what is missing, masked, not finite or not positive is grey. If the names do not all
+    fit beside the rows, even in small letters, some are left out.
 
     Raises
     ------
+    TypeError
+        If something is not what it is said to be above.
     ValueError
-        If lengths differ, no temperature is positive, or the ends of the scale are out of order.
+        If the reading is missing or no temperature is positive, a step is masked or steps do not
+        increase, lengths differ, or the ends of the scale are out of order.
 
     Examples
     --------
@@ -247,12 +265,14 @@ def layers(
             [False,  True]],
       fill_value=1e+20)
     """
-    columns = _columns(record, reading)
+    columns = _of_thermometers(_columns(record), reading)
     rows = [_column(name, values) for name, values in columns.items()]
     for name, row in zip(columns, rows, strict=True):
         _same_length(name, row, rows[0])
     temperatures = np.ma.masked_invalid(_positive("temperatures", np.array(rows)))
     x = _times(steps, rows[0])
+    if np.ma.is_masked(x):
+        raise ValueError(f"steps must not be masked, as cells end between them: {_short(steps)}")
     low = float(temperatures.min()) if vmin is None else _check.positive("vmin", vmin)
     high = float(temperatures.max()) if vmax is None else _check.positive("vmax", vmax)
     if low > high:
@@ -271,7 +291,7 @@ def layers(
     _name_time(ax, steps)
     _name_rows(ax, [str(name) for name in columns])
     if colorbar:
-        ax.figure.colorbar(image, ax=ax, label=LABELS.get(reading, reading))
+        ax.figure.colorbar(image, ax=ax).set_label(**_label(reading, "label"))
     return ax
 
 
@@ -294,26 +314,52 @@ def _steps(schedule: Schedule, last: int) -> Array:
     return np.unique(steps)
 
 
-def _columns(record: Record, reading: str | None = None) -> dict[Any, Any]:
+def _columns(record: Any) -> dict[Any, Any]:
     """A record as a dict of columns; NaN where a row lacks one."""
-    if isinstance(record, Mapping):
+    if hasattr(record, "keys"):
         columns = dict(record)
     else:
-        names = dict.fromkeys(name for row in record for name in row)
-        columns = {name: [row.get(name, np.nan) for row in record] for name in names}
+        rows = list(record) if isinstance(record, Iterable) else [record]
+        if not all(hasattr(row, "keys") for row in rows):
+            rule = "must be a dict of columns, or dicts, one a reading"
+            raise TypeError(f"record {rule}: {_short(record)}")
+        rows = [dict(row) for row in rows]
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: [row.get(name, np.nan) for row in rows] for name in names}
     if not columns:
-        raise ValueError(f"record must not be empty: {record!r}")
+        raise ValueError(f"record must not be empty: {_short(record)}")
+    return columns
+
+
+def _of_thermometers(columns: dict[Any, Any], reading: str) -> dict[Any, list[Any]]:
+    """Of the readings of thermometers in columns the one that is asked for; NaN where it lacks."""
+    lists = {name: _values(name, values) for name, values in columns.items()}
+    readings = [x for column in lists.values() for x in column if isinstance(x, Mapping)]
+    names = dict.fromkeys(name for each in readings for name in each)
+    if readings and reading not in names:
+        raise ValueError(f"reading must be one of {_joined(names)}: {reading!r}")
     return {
-        name: [x[reading] if isinstance(x, Mapping) and reading else x for x in column]
-        for name, column in columns.items()
+        name: [x.get(reading, np.nan) if isinstance(x, Mapping) else x for x in column]
+        for name, column in lists.items()
     }
 
 
-def _column(name: str, values: Any) -> Array:
+def _values(name: Any, values: Any) -> list[Any]:
+    """What is in a column; NaN where it is masked."""
+    ordered = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set)
+    if not ordered or getattr(values, "ndim", 1) != 1:
+        raise TypeError(f"{name} must be a sequence of numbers: {_short(values)}")
+    if isinstance(values, np.ma.MaskedArray):
+        return list(np.ma.filled(values.astype(object), np.nan))
+    return list(values)
+
+
+def _column(name: Any, values: Any) -> Array:
+    values = _values(name, values)
     try:
         return np.array([float(value) for value in values])
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a sequence of numbers: {values!r}") from None
+        raise TypeError(f"{name} must be a sequence of numbers: {_short(values)}") from None
 
 
 def _times(steps: Values | None, like: Array) -> Array:
@@ -322,8 +368,11 @@ def _times(steps: Values | None, like: Array) -> Array:
         return np.arange(1.0, len(like) + 1)
     x = _column("steps", steps)
     _same_length("steps", x, like)
-    if not (np.diff(x) > 0).all():
-        raise ValueError(f"steps must increase: {steps!r}")
+    if isinstance(steps, np.ma.MaskedArray):
+        x = np.ma.array(x, mask=steps.mask)
+    known = np.ma.compressed(x)
+    if not (known.size and np.isfinite(known).all() and (np.diff(known) > 0).all()):
+        raise ValueError(f"steps must increase, and be finite: {_short(steps)}")
     return x
 
 
@@ -340,8 +389,22 @@ def _gaps(x: Array) -> Array:
 def _positive(name: str, x: Array) -> Array:
     gaps = _gaps(x)
     if np.isnan(gaps).all():
-        raise ValueError(f"{name} must have a positive value: {x!r}")
+        raise ValueError(f"{name} must have a positive value: {_short(x.tolist())}")
     return gaps
+
+
+def _short(value: Any) -> str:
+    """The representation in one line, of which the beginning is enough."""
+    return _cut(repr(value))
+
+
+def _joined(names: Iterable[Any]) -> str:
+    return _cut(", ".join(map(str, names)))
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else f"{line[:100]}..."
 
 
 def _edges(x: Array) -> Array:
@@ -350,6 +413,26 @@ def _edges(x: Array) -> Array:
         return np.array([x[0] - 0.5, x[0] + 0.5])
     middle = (x[1:] + x[:-1]) / 2
     return np.concatenate([[2 * x[0] - middle[0]], middle, [2 * x[-1] - middle[-1]]])
+
+
+def _label(reading: str, keyword: str) -> dict[str, Any]:
+    """Arguments that label an axis with a reading, which may have a name of its own."""
+    return {keyword: LABELS[reading]} if reading in LABELS else {keyword: reading, **VERBATIM}
+
+
+def _name_lines(ax: Axes, names: dict[Line2D, str]) -> None:
+    """A legend with these names, beside what else has a label."""
+    for line, name in names.items():
+        line.set_label(name)
+        _NAMED.add(line)
+    labelled = zip(*ax.get_legend_handles_labels(), strict=True)
+    others = [(artist, label) for artist, label in labelled if artist not in _NAMED]
+    ours = [line for line in ax.lines if line in _NAMED]
+    # Named afterwards, because Matplotlib leaves out what has a label with a leading "_".
+    labels = [label for _, label in others] + ["-"] * len(ours)
+    legend = ax.legend([*(artist for artist, _ in others), *ours], labels, frameon=False)
+    for line, text in zip(ours, legend.get_texts()[len(others) :], strict=True):
+        text.set(text=line.get_label(), **VERBATIM)
 
 
 def _name_time(ax: Axes, steps: Values | None) -> None:
@@ -363,4 +446,4 @@ def _name_rows(ax: Axes, names: list[str]) -> None:
     usual = FontProperties(size=matplotlib.rcParams["ytick.labelsize"]).get_size_in_points()
     size = min(usual, max(height / LINE, SMALLEST))
     shown = range(0, len(names), int(np.ceil(size * LINE / height)))
-    ax.set_yticks(shown, [names[i] for i in shown], fontsize=size)
+    ax.set_yticks(shown, [names[i] for i in shown], fontsize=size, **VERBATIM)

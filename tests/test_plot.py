@@ -4,6 +4,7 @@ import itertools
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import colors, rc_context, style
 from matplotlib.axes import Axes
@@ -104,6 +105,54 @@ def test_rows_and_columns_are_the_same_record():
         assert ax.get_xlabel() == "epoch"
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pd.DataFrame,
+        lambda columns: (row for _, row in pd.DataFrame(columns).iterrows()),
+        lambda columns: ({name: columns[name][i] for name in columns} for i in range(3)),
+        lambda columns: {name: pd.Series(x, [7, 8, 9]) for name, x in columns.items()},
+        lambda columns: {name: iter(x) for name, x in columns.items()},
+        lambda columns: {name: np.ma.masked_invalid(x) for name, x in columns.items()},
+        lambda columns: columns | {"another": 1.0},
+    ],
+    ids=["DataFrame", "Series", "generator", "columns", "iterators", "masked", "scalar beside"],
+)
+def test_what_holds_the_readings_does_not_matter(kind):
+    """DataFrames, generators, rows of any kind and masked arrays are drawn as plain lists are."""
+    columns = {"temperature": [1.0, np.nan, 0.5], "loss": [3.0, 2.0, np.nan]}
+    ax = plot.run(kind(columns), ax=Figure().subplots())
+    np.testing.assert_array_equal(data(ax.lines[0]), [[1, 2, 3], columns["temperature"]])
+    loss = ax.figure.axes[1].lines[0].get_ydata()
+    np.testing.assert_array_equal(loss, columns["loss"])
+    record = kind(columns)
+    if not isinstance(record, dict) or "another" not in record:
+        (image,) = plot.layers(record, ax=Figure().subplots()).collections
+        np.testing.assert_array_equal(image.get_array().filled(np.nan), list(columns.values()))
+
+
+def test_a_masked_step_is_a_gap(ax):
+    """The reading is not drawn, as nobody knows where; steps on both sides have to increase."""
+    record = {"temperature": [1.0, 2.0, 3.0, 4.0], "loss": [4.0, 3.0, 2.0, 1.0]}
+    steps = np.ma.array([10, 99, 30, 40], mask=[0, 1, 0, 0])
+    plot.run(record, predicted=[1.0] * 4, steps=steps, ax=ax)
+    for line in (*ax.lines, *ax.figure.axes[1].lines):
+        assert line.get_xdata().tolist() == [10, None, 30, 40]
+        assert np.isnan(line.get_path().vertices[:, 0]).tolist() == [False, True, False, False]
+    steps[3] = 20
+    with pytest.raises(ValueError, match=r"steps must increase, and be finite: masked_array"):
+        plot.run(record, steps=steps)
+
+
+def test_a_reading_that_a_thermometer_lacks_is_a_gap(ax):
+    """As is a layer that a row lacks."""
+    rows = [{"a": {"temperature": 1.0}}, {"a": {"rho": 0.5}, "b": {"temperature": 2.0}}]
+    plot.layers(rows, "temperature", ax=ax)
+    (image,) = ax.collections
+    expected = [[1.0, np.nan], [np.nan, 2.0]]
+    assert np.array_equal(image.get_array().filled(np.nan), expected, equal_nan=True)
+
+
 def test_no_prediction_in_another_unit(ax):
     """The recorded prediction is a temperature, and not drawn beside the rescaled one."""
     record = {"rescaled_temperature": [0.01, 0.02], "predicted_temperature": [1.0, 2.0]}
@@ -163,6 +212,46 @@ def test_names_of_many_layers_do_not_overlap(ax):
     assert min(gaps) >= -1, "in pixels; a box has a margin around its letters"
 
 
+NAMES = [
+    "_hidden",
+    "$",
+    "$\\nope$",
+    "$a_b$",
+    "a\\$b",
+    "\\frac",
+    "trailing\\",
+    "",
+    0,
+    None,
+    ("a", 1),
+]
+
+
+def test_names_are_written_as_they_are():
+    """Whatever is in them, a leading ``_`` or formulas among others, and of any type."""
+    written = [str(name) for name in NAMES]
+    for usetex in False, True:
+        with rc_context({"text.usetex": usetex}):
+            lines, rows, run = Figure(figsize=(6, 24)).subplots(3)
+            lines.plot([0], [1], label="of the user, $x$")
+            plot.schedule(dict.fromkeys(NAMES[:2], CoolingSchedule(2)), ax=lines)
+            plot.schedule(dict.fromkeys(NAMES[2:], CoolingSchedule(2)), ax=lines)
+            plot.layers({name: [1.0] for name in NAMES}, "$\\nope$", ax=rows)
+            plot.run({"$\\nope$": [1.0]}, "$\\nope$", ax=run)
+        texts = lines.get_legend().get_texts()
+        assert [text.get_text() for text in texts] == ["of the user, $x$", *written]
+        assert [line.get_label() for line in lines.lines[1:]] == written
+        texts, labels = texts[1:], rows.get_yticklabels()
+        assert [label.get_text() for label in labels] == written
+        readings = [rows.figure.axes[-1].yaxis.label, run.yaxis.label]
+        assert [reading.get_text() for reading in readings] == ["$\\nope$"] * 2
+        for text in (*texts, *labels, *readings):
+            assert not text.get_parse_math()
+            assert not text.get_usetex()
+        if not usetex:  # of which the numbers need LaTeX
+            lines.figure.draw_without_rendering()
+
+
 @pytest.mark.parametrize("name", ["default", "dark_background"])
 def test_words_have_the_colours_of_the_style(name):
     """Text is legible in either style: no colour of text or background is ours."""
@@ -201,7 +290,71 @@ def test_lines_stand_out_on_white_and_on_black(colour):
         ),
         (lambda: plot.schedule(CoolingSchedule(1), "heat"), ValueError, "quantity must be one of"),
         (lambda: plot.run({"loss": [1.0]}), ValueError, "reading must be one of loss: 'temp"),
+        (lambda: plot.schedule({}), ValueError, r"schedules must not be empty: \{\}"),
+        (lambda: plot.run({1: [1.0]}), ValueError, "reading must be one of 1: 'temp"),
         (lambda: plot.run([]), ValueError, "record must not be empty"),
+        (lambda: plot.layers([{}]), ValueError, "record must not be empty"),
+        *(
+            (
+                lambda record=record: plot.run(record),
+                TypeError,
+                "record must be a dict of columns, or",
+            )
+            for record in ("temperature", 1.0, None, np.ones((2, 2, 2)), [[1.0]], [{}, None])
+        ),
+        *(
+            (
+                lambda x=x, draw=draw: draw({"temperature": x}),
+                TypeError,
+                "temperature must be a sequence of numbers: ",
+            )
+            for draw in (plot.run, plot.layers)
+            for x in (
+                1.0,
+                "12",
+                {0: 1.0, 1: 2.0},
+                {1.0, 2.0},
+                [1.0, None],
+                [1j],
+                np.ones((2, 1)),
+                pd.DataFrame(np.ones((2, 2)), columns=[1, 2]),
+            )
+        ),
+        (
+            lambda: plot.run(pd.DataFrame([[1.0, 2.0]], columns=["temperature"] * 2)),
+            TypeError,
+            "temperature must be a sequence of numbers: ",
+        ),
+        (lambda: plot.run({"temperature": []}), ValueError, r"must have a positive value: \[\]"),
+        (
+            lambda: plot.layers({"a": [np.nan] * 99, "b": [0.0] * 99}),
+            ValueError,
+            r"temperatures must have a positive value: \[\[nan, nan, .*\.\.\.$",
+        ),
+        (
+            lambda: plot.layers([{"a": {"rho": 0.5, "loss": 1.0}}]),
+            ValueError,
+            "reading must be one of rho, loss: 'rescaled_temperature'",
+        ),
+        *(
+            (
+                lambda steps=steps: plot.run({"temperature": [1.0, 1.0]}, steps=steps),
+                ValueError,
+                "steps must increase, and be finite: ",
+            )
+            for steps in (
+                [1, np.nan],
+                [1, np.inf],
+                [2, 1],
+                np.ma.masked_all(2),
+                np.ma.array([1, np.nan], mask=[1, 0]),
+            )
+        ),
+        (
+            lambda: plot.layers({"a": [1.0, 1.0]}, steps=np.ma.array([1, 2], mask=[0, 1])),
+            ValueError,
+            "steps must not be masked, as cells end between them: masked_array",
+        ),
         (lambda: plot.run({"temperature": [0.0]}), ValueError, "must have a positive value"),
         (
             lambda: plot.run({"temperature": [1.0]}, predicted=[1.0, 2.0]),
@@ -233,8 +386,10 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(call, error, message):
     from matplotlib import pyplot as plt
 
     before = plt.get_fignums()
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         call()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
     assert plt.get_fignums() == before
 
 

@@ -6,7 +6,9 @@
 import errno
 import gzip
 import hashlib
+import io
 import itertools
+import json
 import math
 import os
 import re
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from scipy.ndimage import shift
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -39,9 +46,9 @@ from benchmarks.training._jax_networks import variables
 from benchmarks.training._networks import initial_weights
 from benchmarks.training._noise import gradient_noise, predicted_rescaled_temperature
 from benchmarks.training._problem import Batch, Problem, augmented, epoch_of
-from benchmarks.training._results import read_results
+from benchmarks.training._results import read_results, write_results
 from benchmarks.training._rules import RULES, Settings, learning_rates, momenta
-from benchmarks.training._runs import run
+from benchmarks.training._runs import Record, run
 from benchmarks.training._tables import best_of_k, chosen, half_width, paired_differences
 from benchmarks.training._torch import TorchTrainer
 from benchmarks.training._torch_graph import recorded
@@ -545,9 +552,15 @@ def test_what_is_laid_beside_the_paper_is_what_its_scripts_log() -> None:
 
 @pytest.fixture(scope="module")
 def ci(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``python -m benchmarks.training ci`` leaves behind."""
-    folder = tmp_path_factory.mktemp("results")
-    assert main(["ci", "--output", str(folder)]) == 0
+    """What ``python -m benchmarks.training ci`` leaves behind, where nothing but ASCII is written.
+
+    The folder has a letter that is none, which benchopt prints.
+    """
+    folder = tmp_path_factory.mktemp("résults")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONIOENCODING", "ascii")
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        assert main(["ci", "--output", str(folder)]) == 0
     return folder / "ci"
 
 
@@ -581,6 +594,30 @@ def test_a_page_and_figures_are_drawn(ci: Path, capsys: pytest.CaptureFixture[st
     svg = (ci / "training-torch.svg").read_text()
     for text in ("(a) Training loss", "(b) Test accuracy", "(c) Rescaled temperature", "Eq. 19"):
         assert text in svg
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1", "utf-8"])
+def test_the_table_can_be_read_in_any_encoding(
+    ci: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """What the terminal lacks is written in other letters, and columns are as wide as these."""
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr("benchmarks.training._report.figures", lambda runs: [])
+    assert main(["ci", "--draw", "--output", str(ci.parent)]) == 0
+    stdout.flush()
+    lines = stdout.buffer.getvalue().decode(encoding).splitlines()
+    interval, square = {"ascii": ("+/-", "^2"), "utf-8": ("±", "²")}.get(encoding, ("±", "²"))
+    text = " ".join(lines)
+    assert f"{interval} is the 95 % t-interval" in text
+    assert f"A low T dt{square} is" in text
+    assert ("†" in text) == (encoding == "utf-8")
+    assert "?" not in text or encoding == "ascii"  # the é of the folder
+    start = next(i for i, line in enumerate(lines) if line.startswith("rule"))
+    rows = [line for line in lines[start:] if line.startswith(("rule", "coolmomentum ", "sgd-"))]
+    assert len(rows) == 3
+    assert len({len(line) for line in rows}) == 1
+    assert "±" in (ci / "report.html").read_text(encoding="utf-8")
 
 
 CONFIG = """
@@ -668,7 +705,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 def test_a_full_disk_is_one_clear_line(
     ci: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit status 1 where page and figures cannot be written; another error is not hidden."""
+    """Exit status 1 where page and figures cannot be written; a mistake of ours is not hidden."""
 
     def fail(number: int) -> Callable:
         def write(*_: object) -> None:
@@ -681,8 +718,329 @@ def test_a_full_disk_is_one_clear_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert "No space left on device: make room; the same command goes on" in line
     monkeypatch.setattr("benchmarks.training.__main__.report", fail(errno.EACCES))
-    with pytest.raises(PermissionError):
+    assert main(["ci", "--draw", "--output", str(ci.parent)]) == 1
+    assert capsys.readouterr().err == "[Errno 13] Permission denied\n"
+    monkeypatch.setattr("benchmarks.training.__main__.report", lambda *_: {}["bug"])
+    with pytest.raises(KeyError):
         main(["ci", "--draw", "--output", str(ci.parent)])
+
+
+def test_results_are_whole_or_the_old_ones(
+    ci: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up while they are written costs nothing that was there."""
+    path = tmp_path / "results.parquet"
+    write_results(path, *read_results(ci / "results.parquet"))
+    old = path.read_bytes()
+
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_results(path, *read_results(ci / "results.parquet"))
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _members(content: bytes) -> dict:
+    with np.load(io.BytesIO(content)) as file:
+        return dict(file)
+
+
+def _zip(members: dict) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **members)
+    return file.getvalue()
+
+
+def _npy(content: bytes) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.frombuffer(content, np.uint8))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda content: b"",
+        _cut,
+        lambda content: content[len(content) // 2 :],
+        lambda content: content.replace(b"state", b"stave"),
+        _npy,
+        lambda content: json.dumps({"epochs": 1}).encode(),
+        lambda content: _zip({"state": _members(content)["state"]}),
+        lambda content: _zip(_members(content) | {"state": _members(content)["state"][:100]}),
+        lambda content: _zip(_members(content) | {"records": np.asarray('[{"epoch": 2}]')}),
+        lambda content: _zip(_members(content) | {"records": np.asarray('[{"epoch": 1')}),
+        lambda content: _zip(_members(content) | {"epochs": np.asarray(2)}),
+        lambda content: _zip(_members(content) | {"epochs": np.asarray("one")}),
+    ],
+    ids=[
+        "empty", "begun", "ended", "other members", "npy", "JSON", "state alone", "state cut",
+        "other records", "records cut", "other epochs", "epochs no number",
+    ],
+)  # fmt: skip
+def test_a_broken_checkpoint_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: Callable[[bytes], bytes]
+) -> None:
+    """Of length 0, cut, or a whole zip of something else: the run begins again, and says so."""
+    checkpoint = Checkpoint(tmp_path, "this run")
+    assert checkpoint.read() is None
+    assert capsys.readouterr().err == ""
+    checkpoint.write(1, [{"epoch": 1}], bytes(range(200)))
+    assert checkpoint.read() == (1, [{"epoch": 1}], bytes(range(200)))
+    path = tmp_path / _checkpoint.NAME
+    path.write_bytes(broken(path.read_bytes()))
+    assert checkpoint.read() is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}: the run begins again, its checkpoint is broken (")
+    checkpoint.write(2, [], b"new")
+    assert checkpoint.read() == (2, [], b"new")
+
+
+def _without_optimizer(state: bytes) -> bytes:
+    """In PyTorch: the weights are taken, and then it fails."""
+    file = io.BytesIO()
+    model, _ = torch.load(io.BytesIO(state), weights_only=True)
+    torch.save([{name: value + 1 for name, value in model.items()}, {}], file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "broken"),
+    [
+        (TorchTrainer, _cut),
+        (TorchTrainer, lambda state: b""),
+        (TorchTrainer, _without_optimizer),
+        (JaxTrainer, _cut),
+        (JaxTrainer, lambda state: b""),
+    ],
+)
+def test_a_state_that_cannot_be_restored_is_none(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    trainer: type,
+    broken: Callable[[bytes], bytes],
+) -> None:
+    """The run begins again, from its own weights, whatever was taken before it was seen."""
+    problem, settings = _short_problem("mlp"), Settings("coolmomentum", 0.01, 0.9)
+    its = trainer(problem, settings)
+
+    def records(checkpoint: Checkpoint) -> list:
+        found = [vars(x) for x in run(its, problem, settings, 0, checkpoint, lambda *_: None)]
+        return [{k: repr(v) for k, v in each.items() if k != "seconds"} for each in found]
+
+    expected = records(Checkpoint(None, ""))
+    its.start(_weights(problem))
+    checkpoint = Checkpoint(tmp_path, "")
+    checkpoint.write(1, [vars(Record(1, 3, 0.0, 0.0, 0.0, 0.0))], broken(its.state()))
+    assert records(checkpoint) == expected
+    assert "the run begins again, its checkpoint is broken (" in capsys.readouterr().err
+    done, _, state = checkpoint.read()
+    assert done == 2
+    its.restore(state)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is waited for, then it is renamed, then the folder is waited for."""
+    seen = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        seen.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def replaced(path: Path, target: Path) -> None:
+        seen.append("renamed")
+        replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    Checkpoint(tmp_path, "").write(1, [], b"state")
+    file, folder = (path.stat().st_ino for path in (tmp_path / _checkpoint.NAME, tmp_path))
+    assert seen == [file, "renamed", folder]
+
+
+def test_a_disk_that_fails_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If what was written does not get there, or nothing may be written any more."""
+    checkpoint = Checkpoint(tmp_path, "")
+    checkpoint.write(1, [], b"state")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(Path, "unlink", fail)
+    checkpoint.write(2, [], b"later")
+    assert "no checkpoint could be written (Read-only file system)" in capsys.readouterr().err
+    assert checkpoint.read() == (1, [], b"state")
+
+
+# --- how it ends ----------------------------------------------------------------------------------
+
+STAND_IN = """
+import os, subprocess, sys, time
+if "FAIL" in os.environ:
+    sys.exit(3)
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+path = sys.argv[sys.argv.index("--output") + 1] + ".up"
+with open(path + ".new", "w") as file:
+    file.write(f"{os.getpid()} {worker.pid}")
+os.rename(path + ".new", path)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config, and for benchopt something that says that it is there, with a worker, and waits."""
+    (tmp_path / "benchopt").mkdir()
+    (tmp_path / "benchopt" / "__init__.py").touch()
+    (tmp_path / "benchopt" / "__main__.py").write_text(STAND_IN)
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "report.yml").write_text(CONFIG)
+    root = str(Path(__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), root]))
+    monkeypatch.setattr("benchmarks.training.__main__.PATIENCE", 0.0, raising=False)
+    return config
+
+
+def _begin(request: pytest.FixtureRequest, config: Path, output: Path, name: str) -> tuple:
+    """A run of its own, in a session of its own, and its files."""
+    log = output.parent / f"{name}.log"
+    options = [str(config), "--output", str(output / name)]
+    with log.open("w") as lines:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.training", *options],
+            start_new_session=True,
+            stdout=lines,
+            stderr=lines,
+        )
+    request.addfinalizer(lambda: _kill_session(process))
+    return process, options, log, output / name / "config" / "report-torch.parquet.up"
+
+
+def _kill_session(process: subprocess.Popen) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_nothing_trains_on_after_the_end_and_nothing_twice_before(
+    stand_in: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    """Whichever signal ends the command alone, the child and its workers end with it.
+
+    Before, a second run in the folder has exit status 2, and one line. It has as well while the
+    child of a killed command is still there, which cannot end as long as it is stopped.
+    """
+    cases = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130, "SIGKILL": -9, "stopped": -9}
+    begun = {name: _begin(request, stand_in, tmp_path / "results", name) for name in cases}
+    for name, (process, options, log, up) in begun.items():
+        _until(lambda up=up, process=process: up.exists() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        pids = list(map(int, up.read_text().split()))
+        assert main(options) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"{up.parent} is in use by another run: ")
+        if name == "stopped":
+            os.kill(pids[0], signal.SIGSTOP)
+        process.send_signal(getattr(signal, name, signal.SIGKILL))
+        assert process.wait() == cases[name], log.read_text()
+        if name == "stopped":
+            assert main(options) == 2
+            os.kill(pids[0], signal.SIGCONT)
+        _until(lambda pids=pids: all(map(_gone, pids)))
+        told = "Interrupted; the same command goes on from here." in log.read_text()
+        assert told == (cases[name] > 0)
+        assert "Traceback" not in log.read_text()
+        with monkeypatch.context() as patch:
+            patch.setenv("FAIL", "at once")
+            assert main(options) == 1  # it has begun
+        assert "benchopt has failed (3): see " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [-signal.SIGTERM, 128 + signal.SIGINT])
+def test_a_child_that_was_stopped_is_an_interruption(
+    stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    """As if the signal had come to the command: it may have come to both, in whatever order."""
+    code = (
+        f"import os, sys; os.kill(os.getpid(), {-status}) if {status} < 0 else sys.exit({status})"
+    )
+    (tmp_path / "benchopt" / "__main__.py").write_text(code)
+    assert main([str(stand_in), "--output", str(tmp_path / "results")]) == 128 + abs(status) % 128
+    assert "Interrupted; the same command goes on from here." in capsys.readouterr().out
+
+
+def test_a_signal_while_it_draws_and_another_end_it_once(
+    ci: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second one does not disturb the end; afterwards signals are what they were."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+    def report(*_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGHUP)
+
+    # Else, without a handler, the signal would end the tests.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        monkeypatch.setattr("benchmarks.training.__main__.report", report)
+        assert main(["ci", "--draw", "--output", str(ci.parent)]) == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    out, err = capsys.readouterr()
+    assert out == "Interrupted; the same command goes on from here.\n"
+    assert err == ""
+    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    assert after == before
+
+
+def test_a_signal_that_was_ignored_is_ignored(ci: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under ``nohup``, or for a terminal that is closed."""
+    monkeypatch.setattr(
+        "benchmarks.training.__main__.report", lambda *_: signal.raise_signal(signal.SIGHUP)
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["ci", "--draw", "--output", str(ci.parent)]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # --- when it cannot begin -------------------------------------------------------------------------
@@ -705,3 +1063,232 @@ def test_a_framework_that_is_not_installed_is_one_clear_line(
     assert main(["ci", "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == ("torch: torch not installed: pip install '.[demo]'\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "frameworks", "message"),
+    [
+        ("ci", ["torch", "jax"], "--frameworks must be among those that ci reports, torch: jax"),
+        (
+            "ci",
+            ["keras_jax", "jax"],
+            "--frameworks must be among those that ci reports, torch: keras_jax, jax",
+        ),
+        (
+            "laptop-digits",
+            ["keras_jax", "jax"],
+            "tuning, keras_jax: demon is not to be had: the momentum of Keras' SGD cannot change",
+        ),
+    ],
+)
+def test_frameworks_that_cannot_be_run_are_one_clear_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+    frameworks: list[str],
+    message: str,
+) -> None:
+    """Exit status 2 before any run; none of them is dropped in silence."""
+    assert main([config, "--output", str(tmp_path), "--frameworks", *frameworks]) == 2
+    assert capsys.readouterr().err == f"{message}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_framework_may_be_named_twice(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is run once."""
+    monkeypatch.setenv("FAIL", "at once")
+    output = tmp_path / "results"
+    assert main([str(stand_in), "--output", str(output), "--frameworks", "torch", "torch"]) == 1
+    (solver,) = yaml.safe_load((output / "config" / "report-torch.yml").read_text())["solver"]
+    assert list(solver) == ["torch"]
+
+
+def test_all_configs_are_checked_before_the_first_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is misspelt is not found out hours later."""
+    assert main(["ci", "mnist", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "config must be a folder with a report.yml: mnist\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [["--frameworks", "torch"], ["--n-jobs", "2"]])
+def test_what_drawing_does_not_heed_is_refused(
+    ci: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """It draws what there is."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["ci", "--output", str(ci.parent), "--draw", *options])
+    assert "--draw draws whatever is in the results" in capsys.readouterr().err
+
+
+TUNED = "{rule: coolmomentum, lr: tuned, momentum: tuned, weight_decay: tuned}"
+
+
+@pytest.mark.parametrize(
+    ("report", "tuning", "message"),
+    [
+        (CONFIG + "}", None, "report.yml cannot be read: "),
+        ("- digits", None, "report.yml cannot be read: "),
+        ("", None, "report.yml cannot be read: "),
+        (CONFIG.replace("dataset", "data"), None, "report.yml must have dataset"),
+        (CONFIG.replace("  - torch", "    torch"), None, "report.yml cannot be read: "),
+        (CONFIG.replace("rule: coolmomentum, ", ""), None, "report.yml must have rule"),
+        (
+            CONFIG.replace("digits", "digit"),
+            None,
+            "report: dataset must be one of cifar10, digits, ",
+        ),
+        (
+            CONFIG.replace("torch:", "pytorch:"),
+            None,
+            "report: framework must be one of torch, jax, ",
+        ),
+        (
+            CONFIG.replace("coolmomentum", "cool"),
+            None,
+            "report, torch: rule must be one of coolmom",
+        ),
+        (CONFIG.replace("0.01", "tuned"), None, "a report with tuned numbers needs a tuning.yml"),
+        (
+            CONFIG.replace("0.01", "tuned"),
+            CONFIG,
+            "report: what is tuned must also have weight_decay",
+        ),
+        (
+            CONFIG.replace("{rule: coolmomentum, lr: 0.01, momentum: 0.9}", TUNED),
+            CONFIG.replace("coolmomentum", "sgd"),
+            "rules must be in tuning.yml to be reported: coolmomentum",
+        ),
+        (
+            CONFIG,
+            CONFIG.replace("torch:", "flax:"),
+            "tuning: framework must be one of torch, jax, ",
+        ),
+    ],
+)
+def test_a_config_that_would_fail_is_one_clear_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    report: str,
+    tuning: str | None,
+    message: str,
+) -> None:
+    """Exit status 2 before any run, not after some."""
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "report.yml").write_text(report)
+    if tuning:
+        (config / "tuning.yml").write_text(tuning)
+    assert main([str(config), "--output", str(tmp_path / "results")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_framework_that_only_tunes_has_to_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the report does not need may be needed before it."""
+    (tmp_path / "report.yml").write_text(CONFIG)
+    (tmp_path / "tuning.yml").write_text(CONFIG.replace("torch", "jax"))
+    monkeypatch.setattr(
+        "benchmarks.training._frameworks.find_spec", lambda name: None if name == "flax" else name
+    )
+    assert main([str(tmp_path), "--output", str(tmp_path / "results")]) == 2
+    assert capsys.readouterr().err == "jax: flax not installed: pip install '.[demo]'\n"
+    assert not (tmp_path / "results").exists()
+
+
+def _table(content: bytes) -> pa.Table:
+    return pq.read_table(pa.BufferReader(content))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
+
+
+def _with_metadata(content: bytes, metadata: str) -> bytes:
+    return _parquet(_table(content).replace_schema_metadata({"benchmark": metadata}))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda content: b"", "cannot be read: "),
+        (_cut, "cannot be read: "),
+        (lambda content: content[:-9] + content[-8:], "cannot be read: "),
+        (lambda content: content[:9] + bytes(2000) + content[2009:], "cannot be read: "),
+        (lambda content: _parquet(pa.table({"a": [1]})), "was not written by this benchmark"),
+        (lambda content: _with_metadata(content, "[]"), "was not written by this benchmark"),
+        (lambda content: _with_metadata(content, "{"), "cannot be read: "),
+        (
+            lambda content: _parquet(_table(content).drop_columns(["seed", "loss"])),
+            "lacks columns: seed, loss",
+        ),
+        (lambda content: _parquet(_table(content)[:0]), "has no runs of a report"),
+    ],
+)
+def test_broken_results_are_one_clear_line(
+    ci: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    broken: Callable[[bytes], bytes],
+    message: str,
+) -> None:
+    """Exit status 1; there is no page of them."""
+    path = tmp_path / "ci" / "results.parquet"
+    path.parent.mkdir()
+    path.write_bytes(broken((ci / "results.parquet").read_bytes()))
+    assert main(["ci", "--draw", "--output", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path} {message}")
+    assert not (tmp_path / "ci" / "report.html").exists()
+
+
+@pytest.mark.parametrize("draw", [[], ["--draw"]])
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "results",
+        "results/ci",
+        "results/ci/.lock",
+        "results/ci/report.html",
+        pytest.param(
+            "read-only",
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere"),
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to_is_one_clear_line(
+    ci: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    obstacle: str,
+    draw: list[str],
+) -> None:
+    """A file in place of a folder, a folder in place of a file, or no permission: not 0."""
+    output = tmp_path / "results" / "ci"
+    if "/ci/" in obstacle or obstacle == "read-only":
+        output.mkdir(parents=True)
+        (output / "results.parquet").write_bytes((ci / "results.parquet").read_bytes())
+        if obstacle == "read-only":
+            output.chmod(0o500)
+        else:
+            (tmp_path / obstacle).mkdir()
+    else:
+        (tmp_path / obstacle).parent.mkdir(exist_ok=True)
+        (tmp_path / obstacle).touch()
+    if obstacle.endswith("html"):  # found out at the end
+        monkeypatch.setattr("benchmarks.training._report.figures", lambda runs: [])
+        results = read_results(ci / "results.parquet")
+        monkeypatch.setattr("benchmarks.training.__main__._Bench.run", lambda *_: [results[0]])
+    status = main(["ci", "--output", str(tmp_path / "results"), *draw])
+    assert status == (2 if draw and "/ci/" not in obstacle and obstacle != "read-only" else 1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / obstacle if obstacle != "read-only" else output) in line

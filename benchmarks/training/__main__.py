@@ -7,68 +7,149 @@ for what the tuning chooses. An interrupted run goes on when the same command is
 
 import argparse
 import errno
+import fcntl
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pandas as pd
 import yaml
-from rich.console import Console
 
-from benchmarks.training import _data
-from benchmarks.training._frameworks import FRAMEWORKS, unavailable
+from benchmarks.training._benchopt import PARENT, end_all
+from benchmarks.training._config import (
+    CONFIGS,
+    Config,
+    File,
+    UnavailableError,
+    read,
+    solvers,
+    with_choice,
+)
+from benchmarks.training._data import UnavailableDataError
+from benchmarks.training._frameworks import FRAMEWORKS
 from benchmarks.training._progress import RUNS
-from benchmarks.training._report import report
-from benchmarks.training._results import CELL, RESULTS, read_benchopt, write_results
-from benchmarks.training._solver import TUNED
+from benchmarks.training._report import Terminal, report
+from benchmarks.training._results import (
+    CELL,
+    RESULTS,
+    ResultsError,
+    read_benchopt,
+    write_results,
+)
 from benchmarks.training._tables import chosen
 
 HERE = Path(__file__).parent
-CONFIGS = HERE / "configs"
-
-Config = dict[str, Any]  # what a file for `benchopt run --config` has
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOCK = ".lock"
+PATIENCE = 5.0  # seconds in which a child notices that its parent was killed, and ends
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run configs; the exit status is 0, 1 (failed), 2 (something is not there) or 130 (Ctrl-C)."""
+    """Run configs; the exit status is 0, 1 (failed), 2 (cannot begin) or 128 + that of a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options, for_benchopt = _parser().parse_known_args(arguments)
-    console = Console(highlight=False, markup=False)
+    console = Terminal()
+    with _stoppable():
+        try:
+            return _main(arguments, console)
+        except _Stopped as stopped:
+            with suppress(OSError):  # the terminal may be gone
+                console.print("Interrupted; the same command goes on from here.")
+            return 128 + stopped.number
+
+
+def _main(arguments: Sequence[str], console: Terminal) -> int:
+    parser = _parser()
+    options, for_benchopt = parser.parse_known_args(arguments)
+    if options.draw and (for_benchopt or options.frameworks):
+        parser.error("--draw draws whatever is in the results, and takes no option but --output")
     try:
-        for config in options.configs:
-            if options.draw:
+        if options.draw:
+            for config in options.configs:
                 _draw(options.output / Path(config).name, console)
-            else:
-                _run(config, options, for_benchopt, arguments, console)
-    except (_UnavailableError, _data.UnavailableDataError) as error:
+            return 0
+        about = {"command": shlex.join(["python", "-m", "benchmarks.training", *arguments])}
+        for config in [read(config, options.frameworks) for config in options.configs]:
+            _run(config, options.output / config.name, for_benchopt, about, console)
+    except (UnavailableError, UnavailableDataError) as error:
         print(error, file=sys.stderr)
         return 2
-    except _FailedError as error:
+    except (_FailedError, ResultsError) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"{error}: make room; the same command goes on from here", file=sys.stderr)
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what_to_do = ": make room; the same command goes on from here" * room
+        print(" ".join(f"{error}{what_to_do}".split()), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        console.print("Interrupted; the same command goes on from here.")
-        return 130
     return 0
 
 
-class _UnavailableError(Exception):
-    """A config or a framework is not there; the message is for the user."""
+class _Stopped(BaseException):  # not an error
+    """A signal asks to stop."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 class _FailedError(Exception):
     """benchopt has failed; the message is for the user."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C, ``kill`` and a closed terminal raise ``_Stopped``; once, so that it can be heeded.
+
+    What was ignored before, as under ``nohup``, still is.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Stopped(number)
+
+    heeded = threading.current_thread() is threading.main_thread()  # elsewhere Python refuses
+    before = {each: signal.getsignal(each) for each in STOPS if heeded}
+    before = {each: old for each, old in before.items() if old not in (signal.SIG_IGN, None)}
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each, old in before.items():
+            signal.signal(each, old)
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[int]:
+    """The folder for nobody but this process, and those to which it gives the descriptor.
+
+    The lock ends with the last of them, however they end.
+    """
+    with (output / LOCK).open("a") as file:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UnavailableError(
+                        f"{output} is in use by another run: wait for its end, or choose another "
+                        "--output"
+                    ) from None
+                time.sleep(0.1)
+        yield file.fileno()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,134 +168,98 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _draw(output: Path, console: Console) -> None:
-    if not (output / RESULTS).exists():
-        raise _UnavailableError(f"there are no results to draw: {output / RESULTS}")
-    report(output, console)
+def _draw(output: Path, console: Terminal) -> None:
+    if not (output / RESULTS).is_file():
+        raise UnavailableError(f"there are no results to draw: {output / RESULTS}")
+    with _locked(output):
+        report(output, console)
 
 
 def _run(
-    config: str,
-    options: argparse.Namespace,
+    config: Config,
+    output: Path,
     for_benchopt: list[str],
-    arguments: Sequence[str],
-    console: Console,
+    about: dict[str, Any],
+    console: Terminal,
 ) -> None:
-    folder = next(
-        (f for f in (CONFIGS / config, Path(config)) if (f / "report.yml").exists()), None
-    )
-    if folder is None:
-        raise _UnavailableError(f"config must be a folder with a report.yml: {config}")
-    files = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yml"))}
-    reports = {name: of for name, of in files.items() if name != "tuning"}
-    of_reports = {framework for of in reports.values() for framework, _ in _solvers(of)}
-    frameworks = options.frameworks or [name for name in FRAMEWORKS if name in of_reports]
-    _check_there(frameworks, files)
-
-    output = options.output / folder.name
+    name, tuning, reports = config
     output.mkdir(parents=True, exist_ok=True)
-    bench = _Bench(output, for_benchopt, console)
-    tables, choice = [], None
-    if "tuning" in files:
-        tuning = files["tuning"]
-        tuning["solver"] = [
-            {options.frameworks[0] if options.frameworks else name: cells}
-            for name, cells in _solvers(tuning)
-        ]
-        tables += bench.run("tuning", tuning)
-        choice = chosen(pd.concat(tables))
-    for name, of in reports.items():
-        of["solver"] = [
-            {framework: cell}
-            for framework, cells in _solvers(of)
-            if framework in frameworks
-            for cell in _with_choice(cells, choice)
-        ]
-        tables += bench.run(name, of)
-    about = {
-        "command": shlex.join(["python", "-m", "benchmarks.training", *arguments]),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": folder.name,
-        "files": files,
-    }
-    # A run that two reports ask for is one run, made twice.
-    runs = pd.concat(tables).drop_duplicates([*_RECORD])
-    write_results(output / RESULTS, runs, about)
-    report(output, console)
+    with _locked(output) as lock:
+        bench = _Bench(output, lock, for_benchopt, console)
+        tables, choice = [], None
+        if tuning:
+            tables += bench.run("tuning", tuning)
+            choice = chosen(pd.concat(tables))
+        for file, of in reports.items():
+            of["solver"] = [
+                {framework: cell}
+                for framework, cells in solvers(of)
+                for cell in with_choice(cells, choice)
+            ]
+            tables += bench.run(file, of)
+        about = about | {
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": name,
+            "files": reports | ({"tuning": tuning} if tuning else {}),
+        }
+        # A run that two reports ask for is one run, made twice.
+        runs = pd.concat(tables).drop_duplicates([*_RECORD])
+        write_results(output / RESULTS, runs, about)
+        report(output, console)
 
 
 _RECORD = ["framework", "phase", *CELL, "seed", "epoch"]
 
 
-def _check_there(frameworks: list[str], files: dict[str, Config]) -> None:
-    for framework in frameworks:
-        if reason := unavailable(framework):
-            raise _UnavailableError(f"{framework}: {reason}")
-    # Before anything else: a set that has to be downloaded, or is not to be had, is so now.
-    for dataset in {of["dataset"] for of in files.values()}:
-        getattr(_data, dataset.partition("[")[0])()
-
-
-def _solvers(config: Config) -> list[tuple[str, Config]]:
-    return [(name, cells) for solver in config["solver"] for name, cells in solver.items()]
-
-
-def _with_choice(cells: Config, choice: pd.DataFrame | None) -> list[Config]:
-    """The cells with the numbers that were chosen for their rules, where they are to be tuned."""
-    if TUNED not in cells.values():
-        return [cells]
-    if choice is None:
-        raise _UnavailableError("a report with tuned numbers needs a tuning.yml beside it")
-    rules = cells["rule"] if isinstance(cells["rule"], list) else [cells["rule"]]
-    if missing := set(rules) - set(choice.index):
-        raise _UnavailableError(f"rules must be in tuning.yml to be reported: {', '.join(missing)}")
-    return [
-        cells
-        | {"rule": rule}
-        | {n: float(choice.loc[rule, n]) for n in CELL[1:] if cells[n] == TUNED}
-        for rule in rules
-    ]
-
-
 class _Bench:
     """Where benchopt is run: a process for each framework, as Keras has one backend in each."""
 
-    def __init__(self, output: Path, for_benchopt: list[str], console: Console) -> None:
-        self._output, self._for_benchopt, self._console = output, for_benchopt, console
+    def __init__(self, output: Path, lock: int, for_benchopt: list[str], console: Terminal) -> None:
+        self._output, self._lock = output, lock
+        self._for_benchopt, self._console = for_benchopt, console
 
-    def run(self, name: str, config: Config) -> list[pd.DataFrame]:
+    def run(self, name: str, config: File) -> list[pd.DataFrame]:
         """Make what a file says, and return a table for each framework."""
-        frameworks = dict.fromkeys(framework for framework, _ in _solvers(config))
+        frameworks = dict.fromkeys(framework for framework, _ in solvers(config))
         tables = []
         for framework in frameworks:
-            its = [(name, cells) for name, cells in _solvers(config) if name == framework]
-            tables.append(self._run_framework(name, framework, config, [dict([x]) for x in its]))
+            its = [{name: cells} for name, cells in solvers(config) if name == framework]
+            tables.append(self._run_framework(name, framework, config | {"solver": its}))
         return tables
 
-    def _run_framework(
-        self, name: str, framework: str, config: Config, solvers: list[Config]
-    ) -> pd.DataFrame:
+    def _run_framework(self, name: str, framework: str, config: File) -> pd.DataFrame:
         stem = self._output / f"{name}-{framework}"
         file, result = stem.with_suffix(".yml"), stem.with_suffix(".parquet")
-        file.write_text(yaml.safe_dump(config | {"solver": solvers}, sort_keys=False))
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
         result.unlink(missing_ok=True)  # benchopt would write beside it
-        runs = config["n-repetitions"] * sum(_cells(of) for s in solvers for of in s.values())
+        runs = config["n-repetitions"] * sum(_cells(of) for _, of in solvers(config))
         self._console.print(f"{name}, {framework}: {runs} run{'s' * (runs > 1)}")
-        command = [sys.executable, "-m", "benchopt", "run", str(HERE), "--config", str(file)]
-        command += ["--output", str(result.resolve()), "--no-plot", "--no-cache"]
+        command = [sys.executable, "-m", "benchmarks.training._benchopt", "run", str(HERE)]
+        command += ["--config", str(file), "--output", str(result.resolve())]
+        command += ["--no-plot", "--no-cache", *self._for_benchopt]
         environment = os.environ | {RUNS: str(runs), "BENCHOPT_RAISE_ON_ERROR": "1"}
+        # Its output is a file, and in UTF-8 like those of benchopt, whatever the terminal has.
+        environment |= {
+            PARENT: str(os.getpid()),
+            "PYTHONUTF8": "1",
+            "PYTHONIOENCODING": "utf-8:backslashreplace",
+        }
         backend = framework.removeprefix("keras_")
         if backend != framework:
             environment["KERAS_BACKEND"] = backend
         log = stem.with_suffix(".log")
         with log.open("w") as lines:
-            done = subprocess.run(
-                [*command, *self._for_benchopt], env=environment, stdout=lines, check=False
-            )
-        if done.returncode == -2 or done.returncode == 130:
-            raise KeyboardInterrupt
-        if done.returncode or not result.exists():
-            raise _FailedError(f"benchopt has failed ({done.returncode}): see {log}")
+            child = subprocess.Popen(command, env=environment, stdout=lines, pass_fds=[self._lock])
+        try:
+            status = child.wait()
+        finally:
+            child.kill()  # nothing, if it has ended
+            child.wait()
+            end_all(os.getpid())
+        if (stopped := -status if status < 0 else status - 128) in STOPS:
+            raise _Stopped(stopped)
+        if status or not result.exists():
+            raise _FailedError(f"benchopt has failed ({status}): see {log}")
         table = read_benchopt(result)
         found = len(table.groupby([*CELL, "seed"]))
         if found != runs:
@@ -222,7 +267,7 @@ class _Bench:
         return table
 
 
-def _cells(cells: Config) -> int:
+def _cells(cells: dict[str, Any]) -> int:
     lists = [value if isinstance(value, list) else [value] for value in cells.values()]
     return len(list(product(*lists)))
 

@@ -1,21 +1,25 @@
 """The file that lets an interrupted run go on: at most the epoch in progress is lost.
 
-A file is written beside the old one and then renamed over it, so that there is always a whole one.
-One that other code or other settings wrote is not used.
+There is always a whole one, even if the machine goes down. One that other code or other settings
+wrote, or that is broken all the same, is not used.
 """
 
 import io
 import json
 import sys
-import zipfile
+from hashlib import sha256
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
+from benchmarks.training._files import write_whole
+
 __all__ = ["Checkpoint"]
 
 NAME = "checkpoint.npz"
+MEMBERS = ("identity", "epochs", "records", "state")
 
 
 class Checkpoint:
@@ -33,33 +37,42 @@ class Checkpoint:
         if self._folder is None:
             return None
         try:
-            with np.load(self._folder / NAME, allow_pickle=False) as file:
-                identity, epochs, records, state = (file[k] for k in file.files)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            return None  # none, or cut short when the machine went down
-        if str(identity) != self._identity:
+            content = io.BytesIO((self._folder / NAME).read_bytes())  # NumPy leaves files open
+            with np.load(content, allow_pickle=False) as file:
+                if str(file["identity"]) != self._identity:
+                    return None
+                its = {name: file[name] for name in MEMBERS}
+                if str(file["digest"]) != _digest(its):
+                    raise ValueError("its digest is another one")
+            return int(its["epochs"]), json.loads(str(its["records"])), its["state"].tobytes()
+        except FileNotFoundError:
             return None
-        return int(epochs), json.loads(str(records)), state.tobytes()
+        except Exception as error:  # whatever zip, NumPy and JSON make of a broken one
+            self.refuse(error)
+            return None
+
+    def refuse(self, error: Exception) -> None:
+        """Say that what is there cannot be gone on with."""
+        reason = shorten(f"{type(error).__name__}: {error}", 300)
+        print(
+            f"{self._folder}: the run begins again, its checkpoint is broken ({reason})",
+            file=sys.stderr,
+        )
 
     def write(self, epochs: int, records: list[dict[str, Any]], state: bytes) -> None:
         """Replace what was written before. A full disk is no reason to stop training."""
         if self._folder is None:
             return
+        values = self._identity, epochs, json.dumps(records), np.frombuffer(state, np.uint8)
+        its: dict[str, Any] = {
+            name: np.asarray(value) for name, value in zip(MEMBERS, values, strict=True)
+        }
         file = io.BytesIO()
-        np.savez(
-            file,
-            identity=np.asarray(self._identity),
-            epochs=np.asarray(epochs),
-            records=np.asarray(json.dumps(records)),
-            state=np.frombuffer(state, np.uint8),
-        )
-        new = self._folder / f"{NAME}.new"
+        np.savez(file, **its, digest=np.asarray(_digest(its)))
         try:
-            new.write_bytes(file.getvalue())
-            new.replace(self._folder / NAME)
+            write_whole(self._folder / NAME, file.getvalue())
         except OSError as error:
             self._warn(error)
-            new.unlink(missing_ok=True)
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
@@ -69,3 +82,7 @@ class Checkpoint:
                 "goes on, but would start again if it were interrupted",
                 file=sys.stderr,
             )
+
+
+def _digest(members: dict[str, Any]) -> str:
+    return sha256(b"".join(members[name].tobytes() for name in MEMBERS)).hexdigest()

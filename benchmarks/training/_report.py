@@ -14,12 +14,13 @@ import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.training._figures import figures
 from benchmarks.training._results import CELL, RESULTS, read_results
 from benchmarks.training._tables import chosen, sensitivity, summary
 
-__all__ = ["report"]
+__all__ = ["Terminal", "report"]
 
 PAGE = "report.html"
 SUMMARY = "summary.csv"
@@ -37,9 +38,28 @@ pre { background: #8882; padding: 1rem; overflow-x: auto; }
 </style></head><body><h1>$title</h1>$body</body></html>
 """)
 LESS = "minus coolmomentum"
+PLAIN = {"±": "+/-", "²": "^2", "†": "#"}
 
 
-def report(output: Path, console: Console) -> None:
+class Terminal(Console):
+    """Where people read, with the letters that its encoding has."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Of rich: every text comes by here before it is laid out."""
+        return super().render_str("".join(map(self._there, text)), **options)
+
+    def _there(self, letter: str) -> str:
+        try:
+            letter.encode(self.encoding)
+        except UnicodeEncodeError:
+            return PLAIN.get(letter, "?")
+        return letter
+
+
+def report(output: Path, console: Terminal) -> None:
     """Make page, figures and tables from the runs in the file, and say where everything is."""
     runs, about = read_results(output / RESULTS)
     reported, tuning = (runs[runs.phase == phase] for phase in ("report", "tuning"))
@@ -64,7 +84,7 @@ def report(output: Path, console: Console) -> None:
         sections.append(f"<h2>Cells tried</h2><details><summary>All</summary>{cells}</details>")
     sections += ["<h2>Made by</h2>", f"<pre>{escape(_provenance(runs, about))}</pre>"]
     page = HTML.substitute(title=f"Training: {about['config']}", body="\n".join(sections))
-    (output / PAGE).write_text(page)
+    (output / PAGE).write_text(page, encoding="utf-8")
 
     console.print(_what(reported))
     console.print(_rich(_shown(table)))

@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 
 from coolmomentum import CoolingSchedule, Law, matched_sgd_learning_rate
 
-__all__ = ["EPSILON", "RULES", "Rule", "Settings", "learning_rates", "momenta"]
+__all__ = [
+    "EPSILON",
+    "RULES",
+    "TUNED",
+    "Rule",
+    "Settings",
+    "impossible",
+    "learning_rates",
+    "momenta",
+]
+
+TUNED = "tuned"  # stands in a config for what the tuning chooses
 
 EPSILON = 1e-7  # of Adam, AdamW and RMSprop; Keras' default, which the paper's scripts use
 STEPS = ((0.4, 0.1), (0.6, 0.01), (0.8, 0.001), (0.9, 0.0005))  # after that share of the epochs
@@ -52,6 +63,15 @@ RULES = {
     "adamw-cosine": Rule("adamw", "cosine"),
     "rmsprop": Rule("rmsprop"),
 }
+
+
+def impossible(rule: str, framework: str) -> str | None:
+    """Why a framework cannot train by a rule, if so."""
+    if rule not in RULES:
+        return f"rule must be one of {', '.join(RULES)}: {rule}"
+    if rule == "demon" and framework.startswith("keras"):
+        return "demon is not to be had: the momentum of Keras' SGD cannot change"
+    return None
 
 
 def learning_rates(settings: Settings, epochs: int, steps: int) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite, nan
 
 from benchmarks.training._checkpoint import Checkpoint
-from benchmarks.training._networks import initial_weights
+from benchmarks.training._networks import Weights, initial_weights
 from benchmarks.training._problem import Problem, epoch_of
 from benchmarks.training._rules import Settings, learning_rates, momenta
 from benchmarks.training._trainer import Trainer
@@ -51,17 +51,15 @@ def run(
     """
     lrs = learning_rates(settings, problem.epochs, problem.steps)
     rhos = momenta(settings, problem.epochs, problem.steps)
-    trainer.start(initial_weights(problem.network, problem.shape, problem.classes, seed))
-    found = checkpoint.read()
-    if found is None:
+    weights = initial_weights(problem.network, problem.shape, problem.classes, seed)
+    trainer.start(weights)
+    resumed = _resumed(trainer, problem, checkpoint, weights)
+    if resumed is None:
         records = [Record(0, 0, *trainer.measure())] if every_epoch else []
         done = 0
     else:
-        done, saved, state = found
-        records = [Record(**record) for record in saved]
-        if not _ended(records, problem):
-            trainer.restore(state)
-            compiled = False
+        done, records = resumed
+        compiled = False
     for epoch in range(done, problem.epochs):
         if _ended(records, problem):
             break
@@ -88,6 +86,25 @@ def run(
         compiled = True
         checkpoint.write(epoch + 1, [asdict(record) for record in records], trainer.state())
     return records
+
+
+def _resumed(
+    trainer: Trainer, problem: Problem, checkpoint: Checkpoint, weights: Weights
+) -> tuple[int, list[Record]] | None:
+    """Epochs done and their records, the trainer being as it was then; or None, and it is new."""
+    found = checkpoint.read()
+    if found is None:
+        return None
+    done, saved, state = found
+    try:
+        records = [Record(**record) for record in saved]
+        if not _ended(records, problem):
+            trainer.restore(state)
+    except Exception as error:  # each framework has its own for a state that is broken
+        checkpoint.refuse(error)
+        trainer.start(weights)  # some of it may have been taken
+        return None
+    return done, records
 
 
 def _ended(records: list[Record], problem: Problem) -> bool:

@@ -23,12 +23,10 @@ from benchmarks.training._checkpoint import Checkpoint
 from benchmarks.training._frameworks import trainer, unavailable, versions
 from benchmarks.training._problem import Problem
 from benchmarks.training._progress import PROGRESS
-from benchmarks.training._rules import RULES, Settings
+from benchmarks.training._rules import TUNED, Settings, impossible
 from benchmarks.training._runs import run
 
-__all__ = ["TUNED", "TrainingSolver"]
-
-TUNED = "tuned"  # stands in a config for what the tuning chooses
+__all__ = ["TrainingSolver"]
 
 # Runs of one setting follow each other, and what was compiled for the last one serves again.
 _trainer = lru_cache(maxsize=1)(trainer)
@@ -47,13 +45,9 @@ class TrainingSolver(BaseSolver):  # type: ignore[misc]  # benchopt is not typed
 
     def skip(self, **objective: Any) -> tuple[bool, str | None]:
         """Say what cannot be run, and why."""
-        reason = unavailable(self.name)
-        if self.rule not in RULES:
-            reason = f"rule must be one of {', '.join(RULES)}: {self.rule}"
-        elif TUNED in (self.lr, self.momentum, self.weight_decay):
+        reason = unavailable(self.name) or impossible(self.rule, self.name)
+        if TUNED in (self.lr, self.momentum, self.weight_decay):
             reason = "its numbers are to be tuned first: python -m benchmarks.training does both"
-        elif self.rule == "demon" and self.name.startswith("keras"):
-            reason = "the momentum of Keras' SGD cannot change"
         return reason is not None, reason
 
     def set_objective(self, problem: Problem, seed: int, every_epoch: bool) -> None:
