@@ -15,9 +15,10 @@ Scalar = Any  # a Python number or a 0-d (or broadcastable) array
 DType = Any  # a dtype of the namespace in hand
 
 
-# Made once: an optimizer asks this several times in each step.
-_NUMBERS = int | float
-_NO_NUMBERS = bool | np.generic
+# Made once: an optimizer asks this several times in each step. Tuples, as compilers of PyTorch
+# before 2.7 do not know unions.
+_NUMBERS = (int, float)
+_NO_NUMBERS = (bool, np.generic)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

@@ -377,6 +377,10 @@ def test_a_step_that_is_not_measured_copies_no_parameter(tx):
     assert executable.memory_analysis().alias_size_in_bytes == sum(x.nbytes for x in state)
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 10, 2),
+    reason="XLA takes room for three arrays more with JAX 0.8.0, 0.9.0 and 0.10.0",
+)
 @pytest.mark.parametrize(
     ("optimizer", "arrays"), [(COOL, 0), (optax.sgd(0.1, 0.9), 1)], ids=["cool", "sgd"]
 )
