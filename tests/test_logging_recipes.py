@@ -33,10 +33,13 @@ def recipe(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the models are tiny: more threads would wait for one another
 
-    def run(heading: str, change: tuple[str, str] = ("", "")) -> dict:
-        assert change[0] in code(heading)
+    def run(heading: str, *changes: tuple[str, str]) -> dict:
+        text = code(heading)
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
         names: dict = {"__name__": "recipe"}
-        exec(code() + code(heading).replace(*change), names)
+        exec(code() + text, names)
         return names
 
     yield run
@@ -282,6 +285,23 @@ def test_the_trainer_trains_longer(recipe, steps, accumulation):
     torch.testing.assert_close(params, [own[name].detach() for name in order], rtol=0, atol=0)
 
 
+def test_a_trainer_that_was_interrupted_is_as_if_it_had_not_been(recipe, steps):
+    """Resumed within an epoch, for no more epochs: extend changes nothing, bit for bit."""
+    save = ('save_strategy="epoch"', 'save_strategy="steps", save_steps=60')
+    text = code("Longer in the Trainer")
+    once = text[text.index("\ntrain(epochs=2)") :]
+    with pytest.warns(UserWarning, match="total_steps=100 replaces 1; "):
+        names = recipe(
+            "Longer in the Trainer",
+            save,
+            (once, "\nfirst = train(2)\nlast = train(2, 'runs/longer/checkpoint-60')"),
+        )
+    assert [n for n, _, _ in steps] == [*range(100), *range(60, 100)]
+    assert [rho for _, rho, _ in steps[100:]] == [rho for _, rho, _ in steps[60:100]]
+    first, last = (list(names[name].model.parameters()) for name in ("first", "last"))
+    torch.testing.assert_close(first, last, rtol=0, atol=0)
+
+
 def test_the_trainer_without_the_callback_warns_in_the_second_step(recipe):
     """The stand-in for total_steps cannot be left by mistake."""
     with pytest.warns(UserWarning, match=r"^2 steps are more than 5 % past total_steps=1, "):
@@ -313,7 +333,8 @@ def wrappers(place: str) -> list[tuple[str, str]]:
 
 def test_accelerate_wraps_the_optimizer():
     """Its wrapper has neither rho nor extend; the optimizer in it has both."""
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
+
     optimizer = CoolMomentum(torch.nn.Linear(2, 1).parameters(), total_steps=4, rho0=RHO0)
     names = {"accelerator": accelerate.Accelerator(cpu=True), "optimizer": optimizer}
     ((held, inner),) = wrappers("Accelerate")
@@ -350,7 +371,8 @@ def posing(wrapped, optimizer) -> None:
 @warnings_of_lightning
 def test_lightning_wraps_the_optimizer(recipe):
     """In the module; the trainer has the optimizer itself."""
-    pl = pytest.importorskip("pytorch_lightning")
+    import pytorch_lightning as pl
+
     seen = []
 
     class Look(pl.Callback):
@@ -380,7 +402,8 @@ def test_lightning_wraps_the_optimizer(recipe):
 @pytest.mark.parametrize("kind", ["CoolMomentum", "SGD"])
 def test_what_lightning_s_wrapper_loads_it_keeps(kind):
     """Whatever the optimizer: load_state_dict of the wrapper does not reach it."""
-    core = pytest.importorskip("pytorch_lightning.core.optimizer")
+    from pytorch_lightning.core.optimizer import LightningOptimizer
+
     make = {
         "CoolMomentum": lambda p: CoolMomentum(p, lr=LR, total_steps=4),
         "SGD": lambda p: torch.optim.SGD(p, lr=LR),
@@ -388,7 +411,7 @@ def test_what_lightning_s_wrapper_loads_it_keeps(kind):
     optimizer = make([torch.zeros(1, requires_grad=True)])
     saved = copy.deepcopy(optimizer.state_dict())
     saved["param_groups"][0]["lr"] = 2 * LR
-    wrapped = core.LightningOptimizer(optimizer)
+    wrapped = LightningOptimizer(optimizer)
     wrapped.load_state_dict(saved)
     assert optimizer.param_groups[0]["lr"] == LR
     wrapped.optimizer.load_state_dict(saved)
@@ -397,7 +420,9 @@ def test_what_lightning_s_wrapper_loads_it_keeps(kind):
 
 def test_fabric_wraps_the_optimizer():
     """Its wrapper poses as the class, and loads into the optimizer."""
-    fabric = pytest.importorskip("lightning_fabric").Fabric(accelerator="cpu")
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu")
     model = torch.nn.Linear(2, 1)
     optimizer = CoolMomentum(model.parameters(), total_steps=4, rho0=RHO0)
     names = {"fabric": fabric, "model": model, "optimizer": optimizer}
