@@ -86,6 +86,30 @@ def accelerate(rank, change):
     return len(names["loader"]), ended(wrapped.optimizer), rates
 
 
+def lengths(rank):
+    """Of loaders of 51 batches, before and after they are prepared."""
+    from accelerate import Accelerator, DataLoaderConfiguration
+
+    dataset, larger = (torch.utils.data.TensorDataset(torch.zeros(n, 1)) for n in (1610, 1642))
+    loaders = [DataLoader(dataset, 32), DataLoader(larger, 32, drop_last=True)]
+    found = [(len(loader), len(Accelerator().prepare(loader))) for loader in loaders]
+    split = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
+    sampler = DistributedSampler(dataset)
+    counted = [sum(1 for _ in Accelerator().prepare(loader)) for loader in loaders]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, total_iters=2)
+    optimizer, scheduler = split.prepare(optimizer, scheduler)
+    optimizer.step()
+    scheduler.step()
+    return {
+        "prepared": found,
+        "counted": counted,
+        "split": len(split.prepare(loaders[0])),
+        "sampler": len(DataLoader(dataset, 32, sampler=sampler)),
+        "rate of split": scheduler.get_last_lr(),
+    }
+
+
 def ddp(rank):
     """A loop that accumulates under DistributedDataParallel."""
     loader = shared()["loader"]
@@ -101,8 +125,15 @@ def trainer(rank, folder):
     text = code("Longer in the Trainer")
     text = text.replace("epochs,\n", "epochs, gradient_accumulation_steps=4,\n", 1)
     text = text.replace('"runs/longer"', repr(folder)).split("\ntrain(epochs=2)")[0]
+    text = text.replace('"constant",', '"constant_with_warmup", warmup_steps=4,')
     exec(code() + text, names)
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, args, kwargs: rates.append(optimizer.param_groups[0]["lr"])
+    )
     trained = names["train"](EPOCHS)
+    hook.remove()
+    assert [round(rate / 0.01, 6) for rate in rates] == [0, 0.25, 0.5, 0.75] + [1] * 10
     groups = trained.optimizer.optimizer.param_groups
     clocks = {int(group["cooling_step"]) for group in groups}
     return len(trained.get_train_dataloader()), clocks, trained.optimizer.optimizer.rho
@@ -126,6 +157,7 @@ def work(rank, folder):
         "accelerate": accelerate(rank, ("", "")),
         "accelerate, even": accelerate(rank, ("accumulation = 4", "accumulation = 5")),
         "accelerate, short": accelerate(rank, ("* accelerator.num_processes", "")),
+        "lengths": lengths(rank),
         "ddp": ddp(rank),
         "trainer": trainer(rank, folder),
         "lightning": lightning(rank, folder),
@@ -154,6 +186,18 @@ def test_a_prepared_scheduler_steps_once_for_each_process(two):
         assert report["accelerate"][2] == meant
         full = [n for n, rate in enumerate(report["accelerate, short"][2]) if rate > 0.0099]
         assert full[0] == 2  # not 3: it is at the end of its 3 steps after half of them
+
+
+def test_the_share_of_a_process(two):
+    """Batches over processes, rounded up, or down where the loader drops the last."""
+    wanted = {
+        "prepared": [(51, 26), (51, 25)],
+        "counted": [26, 25],
+        "split": 51,
+        "sampler": 26,
+        "rate of split": [0.75],
+    }
+    assert [report["lengths"] for report in two] == [wanted] * 2
 
 
 def test_ddp_in_two_processes(two):
