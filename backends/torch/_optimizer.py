@@ -485,7 +485,9 @@ class CoolMomentum(Optimizer):
         """Check what was edited by hand since the last step, as the constructor checks it."""
         if torch.compiler.is_compiling():
             return
-        known = self.__dict__.get("_known", {})
+        known = getattr(
+            self, "_known", {}
+        )  # through Lightning's wrapper, which poses as this class
         for index, group in enumerate(self.param_groups):
             settings = [group.get(name) for name in _CHECKED]
             if known.get(index) == settings and type(group.get("cooling_step")) is Tensor:
@@ -504,8 +506,9 @@ class CoolMomentum(Optimizer):
             self._note_settings(index)
 
     def _note_settings(self, index: int) -> None:
-        known = self.__dict__.setdefault("_known", {})  # not in a copy or pickle
-        known[index] = [self.param_groups[index][name] for name in _CHECKED]
+        if not hasattr(self, "_known"):  # nor is it in a copy or pickle
+            self._known: dict[int, list[Any]] = {}
+        self._known[index] = [self.param_groups[index][name] for name in _CHECKED]
 
     def _warn_of_the_end(self) -> None:
         if not self.__dict__.get("_has_warned"):

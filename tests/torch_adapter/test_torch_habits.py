@@ -608,3 +608,17 @@ def test_a_portable_state_has_what_it_had():
     exported = export_state(optimizer, [("w", w)])
     assert isinstance(exported, portable.PortableState)
     assert exported.cooling == CoolingSchedule(20, 0.5, hold_steps=3)
+
+
+def test_a_wrapper_that_poses_as_the_class_reads_edited_groups():
+    """Lightning's wrapper has the methods but not the attributes of the optimizer."""
+    pytest.importorskip("pytorch_lightning", reason="its wrapper is what is tested")
+    from pytorch_lightning.core.optimizer import LightningOptimizer
+
+    _, optimizer = trained(0)
+    wrapper = LightningOptimizer(optimizer)
+    optimizer.param_groups[0]["schedule"] = CoolingSchedule(30, 0.25, "linear")
+    assert wrapper.rho == optimizer.rho == 0.25
+    assert float(wrapper.temperature()) == 0
+    wrapper.extend(40)
+    assert optimizer.param_groups[0]["total_steps"] == optimizer.defaults["total_steps"] == 40
