@@ -159,16 +159,16 @@ CORE = [
     ),
     Mutant(
         "thermometer: sign of the product of successive displacements",
-        "thermometer.py",
-        "        both = mass.now + mass.before + 2 * mass.product",
-        "        both = mass.now + mass.before - 2 * mass.product",
+        "thermometer/window.py",
+        "    both = mass_now + mass_before + 2 * mass_product",
+        "    both = mass_now + mass_before - 2 * mass_product",
         LIST,
     ),
     Mutant(
         "thermometer: energies not divided by dt**2",
-        "thermometer.py",
-        "            energies=more(self.energies, mass.now / time2),",
-        "            energies=more(self.energies, mass.now),",
+        "thermometer/window.py",
+        "    step = xp.stack([now, mass_now / dt2, rho, no_rho, no_dt2])",
+        "    step = xp.stack([now, mass_now, rho, no_rho, no_dt2])",
         LIST,
     ),
     Mutant(
@@ -180,9 +180,9 @@ CORE = [
     ),
     Mutant(
         "thermometer: the squares of a span are carried into the next",
-        "thermometer.py",
-        "            span_squares=self.span_squares - self.span_squares,\n            spans",
-        "            spans",
+        "thermometer/window.py",
+        "xp.stack(list(meter)), zero]",
+        "xp.stack(list(meter)), self.sums[-1:, :]]",
         Selection("test_numpy_thermometer.py", "test_a_span_begins_anew"),
     ),
 ]
@@ -190,8 +190,8 @@ NUMPY = [
     Mutant(
         "thermometer: measures the step after the one in every",
         "numpy/_thermometer.py",
-        "        if now and window.span_steps % self.every == 0:",
-        "        if now and (window.span_steps + 1) % self.every == 0:",
+        "        if now is not None and sampling.measures(n):",
+        "        if now is not None and sampling.precedes(n):",
         Selection("test_numpy_thermometer.py", "test_it_reads_the_displacements"),
     ),
     Mutant(

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from coolmomentum import _check
+from coolmomentum._thermometer_before import EVERY, SPAN, PairSums, Rows, Window, check_intervals
 from coolmomentum.temperature import coordinates
-from coolmomentum.thermometer import EVERY, SPAN, PairSums, Rows, Window, check_intervals
 from coolmomentum.torch._motion import (
     Motion,
     clock_of,

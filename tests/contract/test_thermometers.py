@@ -54,7 +54,7 @@ def in_numpy(walk):
     for gradients in walk.gradients:
         params, state = optimizer.step(params, gradients, state)
         seen = thermometer.update(seen, params, rho=walk.rho, learning_rate=walk.dt2)
-    return thermometer.read(seen), list(thermometer.read(seen, "parameter"))
+    return thermometer.read(seen), list(thermometer.read(seen, "parameter").values())
 
 
 def in_torch(walk):

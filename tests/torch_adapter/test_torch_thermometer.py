@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch_tools import draw, gradients, parameters
 
-from coolmomentum.thermometer import READINGS, PairSums, Rows, Window
+from coolmomentum._thermometer_before import READINGS, PairSums, Rows, Window
 from coolmomentum.torch import CoolMomentum, Thermometer
 
 SHAPES = [(3, 4), (5,), ()]
