@@ -66,7 +66,7 @@ def in_torch(walk):
         for param, gradient in zip(params, gradients, strict=True):
             param.grad = torch.tensor(gradient, dtype=torch.float32)
         optimizer.step()
-    return thermometer.peek(), list(thermometer.peek("parameter").values())
+    return thermometer.read(), list(thermometer.read("parameter").values())
 
 
 def in_jax(walk):

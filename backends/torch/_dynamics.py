@@ -1,0 +1,187 @@
+"""What torch's optimizers do: their momentum, time step, masses and displacements."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.utils.hooks import RemovableHandle
+
+from coolmomentum.langevin import adam_mass
+from coolmomentum.thermometer import Dynamics, adagrad, adam, rms_mass, rmsprop, sgd
+from coolmomentum.torch._clock import scalar
+from coolmomentum.torch._optimizer import CoolMomentum
+from coolmomentum.torch._paths import Number
+from coolmomentum.torch._settings import Group
+from coolmomentum.torch._thermometry import real_part_here, sum_dtype, wide
+
+# Keys of a group of CoolMomentum: its clock, and the momentum coefficient of its next step.
+CLOCK, RHO = "step", "rho"
+
+
+def optimizer_that_steps(optimizer: Any) -> Optimizer:
+    """The optimizer itself, or the one that a wrapper has, as those of Lightning and Accelerate.
+
+    The hooks of a wrapper do not run, though it may pose as the class of what it wraps.
+    """
+    given = optimizer
+    while not _calls_hooks(optimizer):
+        inner = getattr(optimizer, "optimizer", None)
+        if inner is None or inner is optimizer:
+            raise TypeError(_no_hooks(given))
+        optimizer = inner
+    return optimizer  # type: ignore[no-any-return]  # it is one
+
+
+def _calls_hooks(optimizer: Any) -> bool:
+    """Whether it is an optimizer that torch has made ready for hooks, and no mere wrapper of one."""
+    if not isinstance(optimizer, Optimizer):
+        return False
+    return "param_groups" in vars(optimizer) or getattr(type(optimizer).step, "hooked", False)
+
+
+def add_hooks(optimizer: Optimizer, before: Any, after: Any) -> list[RemovableHandle]:
+    """Have two hooks called before and after each step of the optimizer."""
+    try:
+        pre = optimizer.register_step_pre_hook(before)
+        return [pre, optimizer.register_step_post_hook(after)]
+    except AttributeError:  # its constructor did not call that of torch
+        raise TypeError(_no_hooks(optimizer)) from None
+
+
+def _no_hooks(given: Any) -> str:
+    inner = [f".{k}" for k, x in getattr(given, "__dict__", {}).items() if isinstance(x, Optimizer)]
+    advice = f"; give its {' or '.join(inner)}" if inner else ""
+    return (
+        "optimizer must be a torch.optim.Optimizer whose step calls its hooks: "
+        f"{type(given).__name__}{advice}"
+    )
+
+
+def dynamics_of(optimizer: Optimizer, group: Group) -> Dynamics:
+    """The dynamics of a group in the step that comes next.
+
+    Adam's masses are taken as constant within it.
+    """
+    if uses_step_of(optimizer, CoolMomentum):
+        return Dynamics(group[RHO], scalar(group["lr"]))
+    if uses_step_of(optimizer, SGD) and not group["nesterov"]:
+        return sgd(scalar(group["lr"]), group["momentum"], group["dampening"])
+    if uses_step_of(optimizer, Adam) or uses_step_of(optimizer, AdamW):
+        return adam(scalar(group["lr"]), group["betas"][0])
+    if uses_step_of(optimizer, RMSprop):
+        return rmsprop(scalar(group["lr"]), group["momentum"])
+    if uses_step_of(optimizer, Adagrad) and group["lr_decay"] == 0:
+        return adagrad(scalar(group["lr"]))
+    return Dynamics()
+
+
+def has_masses(optimizer: Optimizer) -> bool:
+    """Whether the coordinates have masses, rather than 1 each."""
+    return any(uses_step_of(optimizer, kind) for kind in (Adam, AdamW, RMSprop, Adagrad))
+
+
+def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
+    """The mass of each coordinate in the last step, a real tensor, for where there are masses."""
+    state = optimizer.state.get(param)
+    if not state:  # it never moved
+        return 1.0
+    if isinstance(optimizer, Adam | AdamW):
+        moment = real_part_here(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
+        step = torch.as_tensor(state["step"])
+        steps = step.to(sum_dtype(step))
+        of_adam: Tensor = adam_mass(wide(moment), group["betas"][1], steps, group["eps"])
+        return of_adam
+    mean = None
+    if isinstance(optimizer, RMSprop) and group["centered"]:
+        mean = wide(real_part_here(state["grad_avg"]))
+    square = state["square_avg" if isinstance(optimizer, RMSprop) else "sum"]
+    of_rms: Tensor = rms_mass(wide(real_part_here(square)), group["eps"], mean)
+    return of_rms
+
+
+def is_in_state(optimizer: Optimizer, group: Group, param: Tensor) -> bool:
+    """Whether the displacement of the step that comes next can be read from the state after it."""
+    if uses_step_of(optimizer, CoolMomentum):
+        return True
+    if not uses_step_of(optimizer, SGD) or group["nesterov"] or not group["momentum"]:
+        return False
+    # A buffer does not know of a step that a loss scaler skips inside the kernel, nor of what the
+    # sum with a parameter of half precision loses. It is sparse if its first gradient is, which a
+    # closure may bring during the step.
+    if hasattr(optimizer, "found_inf") or param.dtype in (torch.float16, torch.bfloat16):
+        return False
+    buffer = optimizer.state.get(param, {}).get("momentum_buffer")
+    first = param.grad if buffer is None else buffer
+    return first is not None and first.layout == torch.strided
+
+
+def displacement_from_state(optimizer: Optimizer, param: Tensor, lr: Number) -> Tensor:
+    """The last displacement of a parameter that moved, where :func:`is_in_state` says so.
+
+    A real tensor, which for CoolMomentum is that of the state itself.
+    """
+    state = optimizer.state[param]
+    if isinstance(optimizer, CoolMomentum):
+        return real_part_here(state["displacement"])
+    return real_part_here(state["momentum_buffer"]) * -lr
+
+
+def version_of(optimizer: Optimizer, group: Group, param: Tensor) -> int | None:
+    """A number that a step changes if it moves the parameter, where there is one.
+
+    Fused kernels do not count as changes.
+    """
+    fused = bool(group.get("fused")) or isinstance(optimizer, CoolMomentum)
+    return None if fused or hasattr(param, "to_local") else param._version
+
+
+def decay_factor(optimizer: Optimizer, group: Group) -> Number:
+    """What decoupled weight decay multiplies the parameters by, beside the displacement."""
+    decay = group.get("weight_decay", 0)
+    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, _DECOUPLED))
+    return 1 - scalar(group["lr"]) * decay if decoupled and decay else 1.0
+
+
+def clock_of(optimizer: Optimizer) -> int | None:
+    """The clock of CoolMomentum where reading it does not wait, else None."""
+    if isinstance(optimizer, CoolMomentum) and (clock := optimizer.param_groups[0][CLOCK]).is_cpu:
+        return int(clock)
+    return None
+
+
+def has_gradient(optimizer: Optimizer) -> bool:
+    """Whether any parameter has one."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def was_applied(optimizer: Optimizer, clock: int | None, had_gradient: bool) -> bool:
+    """Whether the step before which ``clock_of`` and ``has_gradient`` gave these was one.
+
+    A gradient may be dropped in the step, or come in its closure.
+    """
+    if clock is not None:
+        return clock_of(optimizer) != clock
+    found_inf = getattr(optimizer, "found_inf", None)
+    # CoolMomentum has waited for it already.
+    if found_inf is not None and (found_inf.is_cpu or isinstance(optimizer, CoolMomentum)):
+        return not bool(found_inf)
+    return had_gradient or has_gradient(optimizer)
+
+
+def uses_step_of(optimizer: Optimizer, kind: type[Optimizer]) -> bool:
+    """Whether it takes the steps of this class: a subclass may have its own."""
+    return isinstance(optimizer, kind) and _step_of(type(optimizer)) is _step_of(kind)
+
+
+def _step_of(kind: type[Optimizer]) -> Any:
+    """The step of a class without the hooks that torch wraps it in, on the first class made."""
+    step = kind.step
+    return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
+
+
+_DECOUPLED = tuple(
+    getattr(torch.optim, name)
+    for name in ("AdamW", "Adafactor", "Muon")
+    if hasattr(torch.optim, name)
+)
