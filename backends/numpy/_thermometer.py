@@ -3,23 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple
 
 from array_api_compat import array_namespace
 
 from coolmomentum import _check
+from coolmomentum import thermometer as core
 from coolmomentum._arrays import wide
 from coolmomentum.temperature import coordinates, squared_norm
-from coolmomentum.thermometer import (
-    EVERY,
-    SPAN,
-    Dynamics,
-    Layout,
-    Sampling,
-    Window,
-    moments,
-    report,
-)
 
 Array = Any  # an array of any array-API namespace
 
@@ -28,8 +19,8 @@ class ThermometerState(NamedTuple):
     """What a thermometer remembers of a run."""
 
     steps: int  # seen since init
-    window: Window
-    layout: Layout
+    window: core.Window
+    layout: core.Layout
     params: tuple[Array, ...]  # after the last step that was looked at
     displacements: tuple[Array, ...] | None  # of the last step, if it was looked at
     start: tuple[Array, ...]  # the parameters where the span began
@@ -70,13 +61,16 @@ class Thermometer:
     0.075
     """
 
-    every: int = EVERY
-    span: int = SPAN
+    every: int = core.EVERY
+    span: int = core.SPAN
 
     def __post_init__(self) -> None:
-        sampling = Sampling(self.every, self.span)
-        object.__setattr__(self, "every", sampling.every)
-        object.__setattr__(self, "span", sampling.span)
+        for name, value in vars(self._sampling).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def _sampling(self) -> core.Sampling:
+        return core.Sampling(self.every, self.span)
 
     def init(self, params: Sequence[Array], names: Sequence[str] = ()) -> ThermometerState:
         """State before the first step.
@@ -87,9 +81,9 @@ class Thermometer:
         names : of the parameters, for the readings; their places by default.
         """
         sizes = [coordinates(x) for x in params]
-        layout = Layout.of(names or range(len(sizes)), sizes)
+        layout = core.Layout.of(names or range(len(sizes)), sizes)
         zero = 0 * squared_norm(params[0])
-        window = Window.empty(array_namespace(zero).stack([zero] * len(layout)))
+        window = core.Window.empty(array_namespace(zero).stack([zero] * len(layout)))
         return ThermometerState(0, window, layout, _copied(params), None, _copied(params))
 
     def update(
@@ -119,30 +113,24 @@ class Thermometer:
         ValueError
             If the number of parameters has changed.
         """
-        sampling, n, window = Sampling(self.every, self.span), state.steps + 1, state.window.step()
+        sampling, n, window = self._sampling, state.steps + 1, state.window.step()
         now, start = None, state.start
         if sampling.measures(n) or sampling.precedes(n):
             now = _differences(params, state.params)
         if now is not None and sampling.measures(n):
             path = _differences(params, start) if sampling.ends_span(n) else None
-            table = moments(now, state.displacements or now, path=path)
-            dynamics = Dynamics(float(rho), float(learning_rate))
+            table = core.moments(now, state.displacements or now, path=path)
+            how = core.Dynamics(float(rho), float(learning_rate))
             weight, paired = sampling.weight(n), state.displacements is not None
-            window = window.add(table, state.layout, dynamics, weight=weight, paired=paired)
-            if path is not None:
-                window, start = window.end_span(table, state.layout, dynamics.rho), _copied(params)
+            window = window.measure(table, state.layout, how, weight=weight, paired=paired)
+            start = _copied(params) if path else start
         if sampling.measures(n + 1) or sampling.precedes(n + 1):
             state = state._replace(params=_copied(params))
         return state._replace(steps=n, window=window, displacements=now, start=start)
 
-    @overload
-    def read(self, state: ThermometerState, by: Literal["all"] = "all") -> dict[str, float]: ...
-    @overload
     def read(
-        self, state: ThermometerState, by: Literal["parameter"]
-    ) -> dict[str | int, dict[str, float]]: ...
-
-    def read(self, state: ThermometerState, by: Literal["all", "parameter"] = "all") -> Any:
+        self, state: ThermometerState, by: Literal["all", "parameter"] = "all"
+    ) -> dict[Any, Any]:
         """The readings of the window.
 
         Parameters
@@ -159,7 +147,7 @@ class Thermometer:
         _check.one_of("by", by, ("all", "parameter"))
         sums = state.window.sums  # of a library that NumPy need not be able to read
         rows = [[float(sums[i, j]) for j in range(sums.shape[1])] for i in range(sums.shape[0])]
-        return report(state.window._replace(sums=rows), state.layout, by)
+        return core.report(state.window._replace(sums=rows), state.layout, by)
 
     def reset(self, state: ThermometerState) -> ThermometerState:
         """The state with a new window, after a reading; the span that has begun goes on."""

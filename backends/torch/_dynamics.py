@@ -1,14 +1,15 @@
 """What torch's optimizers do: their momentum, time step, masses and displacements."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.utils.hooks import RemovableHandle
 
+from coolmomentum import thermometer
 from coolmomentum.langevin import adam_mass
-from coolmomentum.thermometer import Dynamics, adagrad, adam, rms_mass, rmsprop, sgd
 from coolmomentum.torch._clock import scalar
 from coolmomentum.torch._optimizer import CoolMomentum
 from coolmomentum.torch._paths import Number
@@ -17,6 +18,27 @@ from coolmomentum.torch._thermometry import real_part_here, sum_dtype, wide
 
 # Keys of a group of CoolMomentum: its clock, and the momentum coefficient of its next step.
 CLOCK, RHO = "step", "rho"
+Told = float | Callable[[Group], Number] | None  # rho or dt2 as the user tells it
+
+
+class Settings(NamedTuple):
+    """What a group is set to in a step, taken before it: a hook may change it after the step."""
+
+    rho: Number | None
+    dt2: Number | None
+    lr: Number | None
+    decay: (
+        Number | None
+    )  # what decoupled weight decay multiplies the parameters by, if there is one
+
+
+class Before(NamedTuple):
+    """What is known of a parameter before a step."""
+
+    settings: Settings
+    copy: Tensor | None  # None where its displacement can be read from the state after the step
+    version: int | None  # changes if a step moves it, but for fused kernels: None
+    had_gradient: bool  # or is to have one from a closure
 
 
 def optimizer_that_steps(optimizer: Any) -> Optimizer:
@@ -34,7 +56,7 @@ def optimizer_that_steps(optimizer: Any) -> Optimizer:
 
 
 def _calls_hooks(optimizer: Any) -> bool:
-    """Whether it is an optimizer that torch has made ready for hooks, and no mere wrapper of one."""
+    """Whether it is an optimizer that torch made ready for hooks, and no mere wrapper of one."""
     if not isinstance(optimizer, Optimizer):
         return False
     return "param_groups" in vars(optimizer) or getattr(type(optimizer).step, "hooked", False)
@@ -58,22 +80,40 @@ def _no_hooks(given: Any) -> str:
     )
 
 
-def dynamics_of(optimizer: Optimizer, group: Group) -> Dynamics:
-    """The dynamics of a group in the step that comes next.
+def settings_of(optimizer: Optimizer, group: Group, rho: Told, dt2: Told) -> Settings:
+    """The settings of a group in the step that comes next; those that are told go first."""
+    theirs = _dynamics_of(optimizer, group)
+    told = [x(group) if callable(x) else x for x in (rho, dt2)]
+    decay = group.get("weight_decay", 0)
+    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, _DECOUPLED))
+    return Settings(
+        _kept(theirs.rho if told[0] is None else told[0]),
+        _kept(theirs.dt2 if told[1] is None else told[1]),
+        _kept(group["lr"]) if uses_step_of(optimizer, SGD) else None,
+        _kept(1 - scalar(group["lr"]) * decay) if decay and decoupled else None,
+    )
 
-    Adam's masses are taken as constant within it.
-    """
+
+def _kept(value: Any) -> Any:
+    """A number, or a tensor of one that later changes in place leave alone; None stays."""
+    if isinstance(value, Tensor):
+        return value.detach().reshape(()).clone()
+    return None if value is None else float(value)
+
+
+def _dynamics_of(optimizer: Optimizer, group: Group) -> thermometer.Dynamics:
+    """Adam's masses are taken as constant within the step."""
     if uses_step_of(optimizer, CoolMomentum):
-        return Dynamics(group[RHO], scalar(group["lr"]))
+        return thermometer.Dynamics(group[RHO], scalar(group["lr"]))
     if uses_step_of(optimizer, SGD) and not group["nesterov"]:
-        return sgd(scalar(group["lr"]), group["momentum"], group["dampening"])
+        return thermometer.sgd(scalar(group["lr"]), group["momentum"], group["dampening"])
     if uses_step_of(optimizer, Adam) or uses_step_of(optimizer, AdamW):
-        return adam(scalar(group["lr"]), group["betas"][0])
+        return thermometer.adam(scalar(group["lr"]), group["betas"][0])
     if uses_step_of(optimizer, RMSprop):
-        return rmsprop(scalar(group["lr"]), group["momentum"])
+        return thermometer.rmsprop(scalar(group["lr"]), group["momentum"])
     if uses_step_of(optimizer, Adagrad) and group["lr_decay"] == 0:
-        return adagrad(scalar(group["lr"]))
-    return Dynamics()
+        return thermometer.adagrad(scalar(group["lr"]))
+    return thermometer.Dynamics()
 
 
 def has_masses(optimizer: Optimizer) -> bool:
@@ -96,11 +136,43 @@ def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
     if isinstance(optimizer, RMSprop) and group["centered"]:
         mean = wide(real_part_here(state["grad_avg"]))
     square = state["square_avg" if isinstance(optimizer, RMSprop) else "sum"]
-    of_rms: Tensor = rms_mass(wide(real_part_here(square)), group["eps"], mean)
+    of_rms: Tensor = thermometer.rms_mass(wide(real_part_here(square)), group["eps"], mean)
     return of_rms
 
 
-def is_in_state(optimizer: Optimizer, group: Group, param: Tensor) -> bool:
+def before(
+    optimizer: Optimizer, group: Group, param: Tensor, how: Settings, closure: bool
+) -> Before:
+    """What to know of a parameter in the step that comes next, to which a closure may be given."""
+    copy = None if _is_in_state(optimizer, group, param) else real_part_here(param).clone()
+    fused = bool(group.get("fused")) or isinstance(optimizer, CoolMomentum)
+    version = None if fused or hasattr(param, "to_local") else param._version
+    return Before(how, copy, version, closure or param.grad is not None)
+
+
+def displacement(optimizer: Optimizer, param: Tensor, known: Before) -> Tensor:
+    """The displacement of a parameter in the last step: real, and local where it is sharded."""
+    moved = param.grad is not None
+    if not moved:  # or its gradient was dropped after it had moved
+        moved = known.had_gradient if known.version is None else param._version != known.version
+    if known.copy is not None:
+        return difference(
+            real_part_here(param), known.copy, known.settings.decay if moved else None
+        )
+    state = optimizer.state.get(param)
+    if not moved or not state:
+        return torch.zeros_like(real_part_here(param))
+    if isinstance(optimizer, CoolMomentum):
+        return real_part_here(state["displacement"]).clone()  # the next step changes it
+    return real_part_here(state["momentum_buffer"]) * -known.settings.lr  # type: ignore[operator]
+
+
+def difference(after: Tensor, before: Tensor, shrunk: Number | None = None) -> Tensor:
+    """What a parameter moved by, apart from having been shrunk."""
+    return wide(after) - (wide(before) if shrunk is None else wide(before) * shrunk)
+
+
+def _is_in_state(optimizer: Optimizer, group: Group, param: Tensor) -> bool:
     """Whether the displacement of the step that comes next can be read from the state after it."""
     if uses_step_of(optimizer, CoolMomentum):
         return True
@@ -114,33 +186,6 @@ def is_in_state(optimizer: Optimizer, group: Group, param: Tensor) -> bool:
     buffer = optimizer.state.get(param, {}).get("momentum_buffer")
     first = param.grad if buffer is None else buffer
     return first is not None and first.layout == torch.strided
-
-
-def displacement_from_state(optimizer: Optimizer, param: Tensor, lr: Number) -> Tensor:
-    """The last displacement of a parameter that moved, where :func:`is_in_state` says so.
-
-    A real tensor, which for CoolMomentum is that of the state itself.
-    """
-    state = optimizer.state[param]
-    if isinstance(optimizer, CoolMomentum):
-        return real_part_here(state["displacement"])
-    return real_part_here(state["momentum_buffer"]) * -lr
-
-
-def version_of(optimizer: Optimizer, group: Group, param: Tensor) -> int | None:
-    """A number that a step changes if it moves the parameter, where there is one.
-
-    Fused kernels do not count as changes.
-    """
-    fused = bool(group.get("fused")) or isinstance(optimizer, CoolMomentum)
-    return None if fused or hasattr(param, "to_local") else param._version
-
-
-def decay_factor(optimizer: Optimizer, group: Group) -> Number:
-    """What decoupled weight decay multiplies the parameters by, beside the displacement."""
-    decay = group.get("weight_decay", 0)
-    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, _DECOUPLED))
-    return 1 - scalar(group["lr"]) * decay if decoupled and decay else 1.0
 
 
 def clock_of(optimizer: Optimizer) -> int | None:

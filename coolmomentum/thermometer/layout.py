@@ -6,7 +6,7 @@ from typing import Any
 
 from array_api_compat import device
 
-from coolmomentum._arrays import Array, concat
+from coolmomentum._arrays import Array, Scalar, astype, concat, is_number
 
 Label = Hashable  # a name, or an index
 
@@ -95,6 +95,25 @@ class Layout:
             start += len(places)
         sums = xp.stack([xp.sum(part, axis=1) for part in (*parts, table)], axis=1)
         return concat([table, sums], xp, axis=1)
+
+    def spread(self, values: Sequence[Scalar | None], like: Array, xp: Any) -> Scalar | None:
+        """A value of each group for every parameter: one if all are equal, else an array.
+
+        What is not known, None, is NaN there. The parameters are in the order of the groups.
+
+        >>> import numpy as np
+        >>> layout = Layout.from_groups([("a", [("w", 1), ("b", 1)]), ("c", [("w", 1)])])
+        >>> layout.spread([0.5, None], np.array(0.0), np)
+        array([0.5, 0.5, nan])
+        """
+        if all(value is None or is_number(value) for value in values) and len(set(values)) == 1:
+            return values[0]
+        zero, columns = xp.zeros_like(like), list[Array]()
+        for value, members in zip(values, self.members, strict=True):
+            value = float("nan") if value is None else value
+            value = value if is_number(value) else astype(value, like.dtype, xp)
+            columns += [zero + value] * len(members)
+        return xp.stack(columns)
 
 
 def _unique(labels: Iterable[Label]) -> tuple[Label, ...]:

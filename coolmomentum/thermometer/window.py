@@ -152,6 +152,23 @@ class Window(NamedTuple):
         more = _vector([0, whole, whole * pairs, pairs, 0, 0, whole], counts, xp)
         return self._where(applied, Window(concat(sums, xp), counts + more), xp)
 
+    def measure(
+        self,
+        table: Array,
+        layout: Layout,
+        dynamics: Dynamics,
+        *,
+        weight: Scalar = 1,
+        paired: Scalar = True,
+        applied: Scalar = True,
+        xp: Any = None,
+    ) -> "Window":
+        """As :meth:`add`, and :meth:`end_span` if the table has rows of a path."""
+        how: dict[str, Any] = {"applied": applied, "xp": xp}
+        window = self.add(table, layout, dynamics, weight=weight, paired=paired, **how)
+        ends = table.shape[0] > 6
+        return window.end_span(table, layout, dynamics.rho, **how) if ends else window
+
     def end_span(
         self,
         table: Array,
