@@ -357,38 +357,41 @@ TORCH_MUTANTS = [
     Mutant(
         "thermometer: frozen parameters counted",
         "torch/_thermometer.py",
-        'for x in group["params"] if x.requires_grad] + self._also',
-        'for x in group["params"]] + self._also',
+        "    return param.requires_grad and not is_lazy(param) and not param.is_meta",
+        "    return not is_lazy(param) and not param.is_meta",
         Selection(READ_TORCH, "test_names_of_a_model or test_nothing_to_follow"),
     ),
     Mutant(
         "thermometer: skipped steps counted",
         "torch/_thermometer.py",
-        "        if not was_applied(optimizer, self._clock):\n            return\n",
-        "",
+        "        if not dynamics.was_applied(self._optimizer, self._clock, self._gradient):",
+        "        if False:",
         Selection(READ_TORCH, "test_steps_that_the_optimizer_skips"),
     ),
     Mutant(
         "thermometer: decoupled weight decay counted as displacement",
-        "torch/_thermometer.py",
-        "                shrunk = shrinkage(optimizer, groups[i]) if x.grad is not None else 1.0",
-        "                shrunk = 1.0",
+        "torch/_dynamics.py",
+        "        shrunk = known.settings.decay if moved else None\n",
+        "        shrunk = None\n",
         Selection(READ_TORCH, "test_it_reads_what and adamw"),
     ),
     Mutant(
         "thermometer: rho of the next step",
         "torch/_thermometer.py",
-        "                now = self._displacements(optimizer)\n",
-        "                now = self._displacements(optimizer)\n"
-        "                self._motions = [self._motion(x) for x in optimizer.param_groups]\n",
+        "            if self._params and self._sampling.measures(self._n):\n",
+        "            groups = self._optimizer.param_groups\n"
+        "            self._settings = [\n"
+        "                dynamics.settings_of(self._optimizer, x, None, None) for x in groups\n"
+        "            ]\n"
+        "            if self._params and self._sampling.measures(self._n):\n",
         Selection(READ_TORCH, "test_it_reads_what and cool"),
     ),
     Mutant(
-        "thermometer: a reading does not close the window",
+        "thermometer: a reading with reset begins no window",
         "torch/_thermometer.py",
-        "        self._window = self._window.closed()\n",
+        "        if reset:\n            self.reset()\n",
         "",
-        Selection(READ_TORCH, "test_reading_closes"),
+        Selection(READ_TORCH, "test_a_window_ends"),
     ),
 ]
 JAX_MUTANTS = [

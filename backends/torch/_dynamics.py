@@ -27,9 +27,8 @@ class Settings(NamedTuple):
     rho: Number | None
     dt2: Number | None
     lr: Number | None
-    decay: (
-        Number | None
-    )  # what decoupled weight decay multiplies the parameters by, if there is one
+    decay: Number | None  # what decoupled weight decay multiplies the parameters by
+    in_state: bool  # displacements can be read from the state after the step
 
 
 class Before(NamedTuple):
@@ -41,42 +40,29 @@ class Before(NamedTuple):
     had_gradient: bool  # or is to have one from a closure
 
 
-def optimizer_that_steps(optimizer: Any) -> Optimizer:
-    """The optimizer itself, or the one that a wrapper has, as those of Lightning and Accelerate.
+def follow(
+    optimizer: Any, before: Callable[..., None], after: Callable[..., None]
+) -> tuple[Optimizer, list[RemovableHandle]]:
+    """The optimizer that steps, with two hooks that torch calls before and after each step.
 
-    The hooks of a wrapper do not run, though it may pose as the class of what it wraps.
+    A wrapper, as those of Lightning and Accelerate, has it as ``.optimizer``; its own hooks do not
+    run, though it may pose as the class of what it wraps.
     """
-    given = optimizer
-    while not _calls_hooks(optimizer):
-        inner = getattr(optimizer, "optimizer", None)
-        if inner is None or inner is optimizer:
-            raise TypeError(_no_hooks(given))
-        optimizer = inner
-    return optimizer  # type: ignore[no-any-return]  # it is one
-
-
-def _calls_hooks(optimizer: Any) -> bool:
-    """Whether it is an optimizer that torch made ready for hooks, and no mere wrapper of one."""
-    if not isinstance(optimizer, Optimizer):
-        return False
-    return "param_groups" in vars(optimizer) or getattr(type(optimizer).step, "hooked", False)
-
-
-def add_hooks(optimizer: Optimizer, before: Any, after: Any) -> list[RemovableHandle]:
-    """Have two hooks called before and after each step of the optimizer."""
-    try:
-        pre = optimizer.register_step_pre_hook(before)
-        return [pre, optimizer.register_step_post_hook(after)]
-    except AttributeError:  # its constructor did not call that of torch
-        raise TypeError(_no_hooks(optimizer)) from None
-
-
-def _no_hooks(given: Any) -> str:
-    inner = [f".{k}" for k, x in getattr(given, "__dict__", {}).items() if isinstance(x, Optimizer)]
-    advice = f"; give its {' or '.join(inner)}" if inner else ""
-    return (
+    inner = optimizer
+    while inner is not None:
+        if isinstance(inner, Optimizer) and (
+            "param_groups" in vars(inner) or getattr(type(inner).step, "hooked", False)
+        ):
+            try:
+                pre = inner.register_step_pre_hook(before)
+                return inner, [pre, inner.register_step_post_hook(after)]
+            except AttributeError:  # its constructor did not call that of torch
+                break
+        inner = getattr(inner, "optimizer", None)
+    names = [k for k, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)]
+    raise TypeError(
         "optimizer must be a torch.optim.Optimizer whose step calls its hooks: "
-        f"{type(given).__name__}{advice}"
+        f"{type(optimizer).__name__}" + (f"; give its .{names[0]}" if names else "")
     )
 
 
@@ -91,6 +77,7 @@ def settings_of(optimizer: Optimizer, group: Group, rho: Told, dt2: Told) -> Set
         _kept(theirs.dt2 if told[1] is None else told[1]),
         _kept(group["lr"]) if uses_step_of(optimizer, SGD) else None,
         _kept(1 - scalar(group["lr"]) * decay) if decay and decoupled else None,
+        _is_in_state(optimizer, group),
     )
 
 
@@ -144,26 +131,30 @@ def before(
     optimizer: Optimizer, group: Group, param: Tensor, how: Settings, closure: bool
 ) -> Before:
     """What to know of a parameter in the step that comes next, to which a closure may be given."""
-    copy = None if _is_in_state(optimizer, group, param) else real_part_here(param).clone()
+    known = how.in_state and (isinstance(optimizer, CoolMomentum) or _is_known(optimizer, param))
+    copy = None if known else real_part_here(param).clone()
     fused = bool(group.get("fused")) or isinstance(optimizer, CoolMomentum)
     version = None if fused or hasattr(param, "to_local") else param._version
     return Before(how, copy, version, closure or param.grad is not None)
 
 
-def displacement(optimizer: Optimizer, param: Tensor, known: Before) -> Tensor:
-    """The displacement of a parameter in the last step: real, and local where it is sharded."""
+def displacement(optimizer: Optimizer, param: Tensor, known: Before, keep: bool) -> Tensor:
+    """The displacement of a parameter in the last step: real, and local where it is sharded.
+
+    Unless it is to be kept, that of CoolMomentum is the state itself, which the next step changes.
+    """
     moved = param.grad is not None
     if not moved:  # or its gradient was dropped after it had moved
         moved = known.had_gradient if known.version is None else param._version != known.version
     if known.copy is not None:
-        return difference(
-            real_part_here(param), known.copy, known.settings.decay if moved else None
-        )
+        shrunk = known.settings.decay if moved else None
+        return difference(real_part_here(param), known.copy, shrunk)
     state = optimizer.state.get(param)
     if not moved or not state:
         return torch.zeros_like(real_part_here(param))
     if isinstance(optimizer, CoolMomentum):
-        return real_part_here(state["displacement"]).clone()  # the next step changes it
+        moved_by = real_part_here(state["displacement"])
+        return moved_by.clone() if keep else moved_by
     return real_part_here(state["momentum_buffer"]) * -known.settings.lr  # type: ignore[operator]
 
 
@@ -172,16 +163,21 @@ def difference(after: Tensor, before: Tensor, shrunk: Number | None = None) -> T
     return wide(after) - (wide(before) if shrunk is None else wide(before) * shrunk)
 
 
-def _is_in_state(optimizer: Optimizer, group: Group, param: Tensor) -> bool:
-    """Whether the displacement of the step that comes next can be read from the state after it."""
+def _is_in_state(optimizer: Optimizer, group: Group) -> bool:
     if uses_step_of(optimizer, CoolMomentum):
         return True
-    if not uses_step_of(optimizer, SGD) or group["nesterov"] or not group["momentum"]:
-        return False
-    # A buffer does not know of a step that a loss scaler skips inside the kernel, nor of what the
-    # sum with a parameter of half precision loses. It is sparse if its first gradient is, which a
-    # closure may bring during the step.
-    if hasattr(optimizer, "found_inf") or param.dtype in (torch.float16, torch.bfloat16):
+    has_buffers = uses_step_of(optimizer, SGD) and group["momentum"] and not group["nesterov"]
+    # A buffer does not know of a step that a loss scaler skips inside the kernel.
+    return bool(has_buffers and not hasattr(optimizer, "found_inf"))
+
+
+def _is_known(optimizer: Optimizer, param: Tensor) -> bool:
+    """Whether the momentum buffer of SGD will have the displacement.
+
+    It does not know what the sum with a parameter of half precision loses. It is sparse if its
+    first gradient is, which a closure may bring during the step.
+    """
+    if param.dtype in (torch.float16, torch.bfloat16):
         return False
     buffer = optimizer.state.get(param, {}).get("momentum_buffer")
     first = param.grad if buffer is None else buffer

@@ -14,7 +14,7 @@ from coolmomentum import _check
 from coolmomentum import thermometer as core
 from coolmomentum.temperature import coordinates
 from coolmomentum.torch import _dynamics as dynamics
-from coolmomentum.torch._dynamics import Before, Settings, Told, difference
+from coolmomentum.torch._dynamics import Before, Told, difference
 from coolmomentum.torch._paths import Number
 from coolmomentum.torch._thermometry import all_reduced, device_of, dot, real_part_here, sum_dtype
 
@@ -103,15 +103,11 @@ class Thermometer:
     """
 
     _window: core.Window
-    _layout: core.Layout
-    _params: list[Tensor]  # what is followed: the parameters that walk, then the further tensors
-    _group_of: list[int]  # the group of each parameter that walks
-    _start: list[Tensor] | None  # the parameters at the start of the span
+    _n: int  # steps since the parameters are what they are
+    _start: list[Tensor] | None  # the parameters where the span began
     _previous: list[Tensor] | None  # displacements of the step before, if it was looked at
     _befores: list[Before] | None  # of the step that is going on, if it is looked at
-    _settings: list[Settings]  # of each group in that step
     _also_before: list[Tensor]  # the further tensors after the step before
-    _n: int  # steps since the parameters are what they are
 
     def __init__(
         self,
@@ -124,7 +120,6 @@ class Thermometer:
         also: Iterable[Tensor] = (),
         named_parameters: Iterable[tuple[str, Tensor]] = (),
     ) -> None:
-        self._optimizer = dynamics.optimizer_that_steps(optimizer)
         self._sampling = core.Sampling(every, span)
         self._rho = rho if rho is None or callable(rho) else _check.half_open("rho", rho, low=-1)
         self._dt2 = dt2 if dt2 is None or callable(dt2) else _check.positive("dt2", dt2)
@@ -133,8 +128,8 @@ class Thermometer:
         self._depth = 0  # of calls of the step, which may call that of its superclass
         self._why: str | None = None  # something could not be measured
         self._warned = False
+        self._optimizer, self._handles = dynamics.follow(optimizer, self._before, self._after)
         self._begin()
-        self._handles = dynamics.add_hooks(self._optimizer, self._before, self._after)
 
     # --- what the user calls --------------------------------------------------------------------
 
@@ -225,7 +220,7 @@ class Thermometer:
         self._gradient = self._closure or dynamics.has_gradient(optimizer)
         if not self._looks_at(self._n + 1) and self._start is not None:
             return
-        if self._forms != self._forms_now():
+        if self._forms != [_form(x) for x in self._followed()]:
             self._begin()
         self._start = self._start or self._copies()
         groups = optimizer.param_groups
@@ -243,16 +238,17 @@ class Thermometer:
             return
         self._n, self._window = self._n + 1, self._window.step(xp=xp)
         if self._befores is not None:
-            if self._forms != self._forms_now():  # changed in the step
+            if [*map(id, self._params)] != [*map(id, self._followed())]:  # changed in the step
                 self._begin()
                 return
+            keep = bool(self._sampling.precedes(self._n))
             pairs = zip(self._params, self._befores, strict=False)
-            now = [dynamics.displacement(self._optimizer, x, before) for x, before in pairs]
+            now = [dynamics.displacement(self._optimizer, x, before, keep) for x, before in pairs]
             also = zip(self._also, self._also_before, strict=True)
             now += [difference(real_part_here(x), before) for x, before in also]
             if self._params and self._sampling.measures(self._n):
                 self._measure(now)
-            self._previous = now if self._sampling.precedes(self._n) else None
+            self._previous = now if keep else None
         if self._looks_at(self._n + 1):
             self._also_before = [real_part_here(x).clone() for x in self._also]
 
@@ -263,7 +259,8 @@ class Thermometer:
 
     def _begin(self) -> None:
         """Begin a window, and a span, with the parameters that are there."""
-        groups, self._group_of, place = list[tuple[Any, list[tuple[Any, Tensor]]]](), [], 0
+        groups, place = list[tuple[Any, list[tuple[Any, Tensor]]]](), 0
+        self._group_of: list[int] = []  # of each parameter that walks
         for i, group in enumerate(self._optimizer.param_groups):
             params, names = group["params"], group.get("param_names", ())
             if len(names) != len(params):  # edited by hand
@@ -274,20 +271,20 @@ class Thermometer:
             self._group_of += [i] * len(groups[-1][1])
         if self._also:
             groups.append(("also", [(f"also.{i}", x) for i, x in enumerate(self._also)]))
-        self._params, self._forms = [x for _, pairs in groups for _, x in pairs], self._forms_now()
+        self._params = [x for _, pairs in groups for _, x in pairs]  # and the further tensors
+        self._forms = [_form(x) for x in self._params]
         self._layout = core.Layout.from_groups(
             (label, [(name, coordinates(x, xp=xp)) for name, x in pairs]) for label, pairs in groups
         )
         zeros = torch.zeros(len(self._layout), device=device_of(self._params))
-        self._window, self._n = core.Window.empty(zeros.to(sum_dtype(zeros)), xp=xp), 0
+        self._window = core.Window.empty(zeros.to(sum_dtype(zeros)), xp=xp)
+        self._n = 0
         self._forget()
         self._also_before = [real_part_here(x).clone() for x in self._also]
 
-    def _forms_now(self) -> list[tuple[Any, ...]]:
-        """What tells whether the parameters are those with which the window began."""
+    def _followed(self) -> list[Tensor]:
         groups = self._optimizer.param_groups
-        followed = [x for group in groups for x in group["params"] if _walks(x)] + self._also
-        return [(id(x), x.shape, x.dtype, x.device) for x in followed]
+        return [x for group in groups for x in group["params"] if _walks(x)] + self._also
 
     def _forget(self) -> None:
         """Free the copies."""
@@ -307,7 +304,7 @@ class Thermometer:
             self._previous or now,
             self._masses() if massive else None,
             self._paths(now) if ends else None,
-            dot=lambda a, b: dot(a, b).to(sums.device),
+            dot=dot if sums.device.type == "cpu" else lambda a, b: dot(a, b).to(sums.device),
             xp=xp,
         )
         nothing = [None] * bool(self._also)  # is known of the further tensors
@@ -337,6 +334,11 @@ class Thermometer:
         for x, start in zip(self._params, self._start or (), strict=False):
             yield difference(real_part_here(x), start)
         yield from now[len(self._group_of) :]
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    """What is another where a tensor is replaced or moved."""
+    return id(tensor), tensor.shape, tensor.dtype, tensor.device
 
 
 def _walks(param: Tensor) -> bool:

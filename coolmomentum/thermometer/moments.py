@@ -23,7 +23,8 @@ def moments(
     ----------
     now : displacements of the measured step, an array for each parameter; not empty.
     before : displacements of the step before it, of the same shapes.
-    mass : mass of each coordinate of each parameter, or a number for a parameter; 1 if not given.
+    mass : mass of each coordinate of each parameter, in float32 or better, or a number for a
+        parameter; 1 if not given.
         Both this and ``path`` are asked for one after the other, so a generator saves memory.
     path : at the end of a span, the way of each parameter from where the span began.
     dot : sum of the products of coordinates of two arrays, for instance over all shards; by default
@@ -68,5 +69,7 @@ def moments(
 
 def _times(mass: Array, x: Array, xp: Any) -> Array:
     """``mass * x`` in float32 or better, whatever the dtype of the mass (a number, too)."""
+    if not is_number(mass) and mass.dtype == x.dtype:
+        return mass * x
     x = wide(x, xp)
     return (mass if is_number(mass) else astype(mass, x.dtype, xp)) * x
