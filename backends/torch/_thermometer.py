@@ -223,6 +223,8 @@ class Thermometer:
         if self._forms != [_form(x) for x in self._followed()]:
             self._begin()
         self._start = self._start or self._copies()
+        if not self._is_last():  # a later hook may still change what the step does
+            return
         groups = optimizer.param_groups
         self._settings = [
             dynamics.settings_of(optimizer, group, self._rho, self._dt2) for group in groups
@@ -251,6 +253,17 @@ class Thermometer:
             self._previous = now if keep else None
         if self._looks_at(self._n + 1):
             self._also_before = [real_part_here(x).clone() for x in self._also]
+        if not self._is_last():
+            self._handles[0].remove()
+            self._handles[0] = self._optimizer.register_step_pre_hook(self._before)
+
+    def _is_last(self) -> bool:
+        """Whether only other thermometers have hooks before the step after this one's."""
+        hooks = [*(self._handles[0].hooks_dict_ref() or {}).items()]
+        while hooks and hooks[-1][0] != self._handles[0].id:
+            if not isinstance(getattr(hooks.pop()[1], "__self__", None), Thermometer):
+                return False
+        return True
 
     def _looks_at(self, n: int) -> bool:
         return bool(self._sampling.measures(n) or self._sampling.precedes(n))

@@ -166,6 +166,53 @@ def test_the_learning_rate_of_the_step_itself(name, first):
     assert thermometer.read()["temperature"] == pytest.approx(0.25 / (2 * 0.5 / 1.5))
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_hooks_before_the_step_in_any_order(name):
+    """One that sets the learning rate, or takes a gradient away, does so before it is looked at."""
+
+    def warm_up(optimizer, *_):
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * 1.5
+        optimizer.param_groups[0]["params"][1].grad = None
+
+    readings = []
+    for first in (True, False):
+        params = parameters((3, 4), (5,))
+        optimizer = OPTIMIZERS[name](params)
+        if first:
+            optimizer.register_step_pre_hook(warm_up)
+        thermometer = Thermometer(optimizer, every=1, span=4)
+        if not first:
+            optimizer.register_step_pre_hook(warm_up)
+        for n in range(9):
+            if n == 4:  # the step in which the order is new is not measured
+                thermometer.reset()
+            for p, g in zip(params, next(iter(gradients(params, 1))), strict=True):
+                p.grad = g
+            optimizer.step()
+        readings.append({"all": thermometer.read(), **thermometer.read("parameter")})
+    assert same(*readings)
+    assert readings[0][1]["rescaled_temperature"] == 0
+
+
+def test_steps_whose_gradients_a_hook_takes_away():
+    """They are no steps, as where a hook drops gradients that are not finite."""
+
+    def skip(optimizer, *_):
+        if not torch.isfinite(x.grad).all():
+            optimizer.zero_grad()
+
+    (x,) = parameters((3,))
+    optimizer = SGD([x], lr=0.1, momentum=0.5)
+    thermometer = Thermometer(optimizer, every=1, span=1)
+    optimizer.register_step_pre_hook(skip)
+    for value in (1.0, math.nan, 1.0, math.inf):
+        x.grad = torch.full_like(x, value)
+        optimizer.step()
+    assert thermometer.read()["steps"] == 2
+    assert thermometer.read()["temperature"] > 0
+
+
 def test_a_hook_that_edits_the_groups_after_the_step():
     """A new window begins, and the training goes on."""
     a, b = parameters((2,), (3,))
