@@ -95,8 +95,8 @@ def train(name: str, epochs: int) -> list[tuple[Reading, Reading]]:
                 if annealed is not None:
                     annealed.step()
                 total += loss.item() / STEPS
-            each = thermometer.peek(by="parameter")
-            readings.append(({"loss": total, **thermometer.read()}, each))
+            each = thermometer.read(by="parameter")
+            readings.append(({"loss": total, **thermometer.read(reset=True)}, each))
     return readings
 
 

@@ -67,9 +67,10 @@ def array_like(values: list[float], like: Array, xp: Any) -> Array:
     return xp.asarray(values, dtype=like.dtype, device=device(like))
 
 
-def concat(arrays: list[Array], xp: Any) -> Array:
+def concat(arrays: list[Array], xp: Any, axis: int = 0) -> Array:
     """Arrays one after another; ``keras.ops`` says ``concatenate``."""
-    return xp.concat(arrays) if hasattr(xp, "concat") else xp.concatenate(arrays)
+    join = xp.concat if hasattr(xp, "concat") else xp.concatenate
+    return join(arrays, axis=axis)
 
 
 def is_kind(x: Array, kind: str, xp: Any = None) -> bool:

@@ -173,16 +173,16 @@ CORE = [
     ),
     Mutant(
         "thermometer: sign of the product of successive displacements",
-        "thermometer.py",
-        "        both = mass.now + mass.before + 2 * mass.product",
-        "        both = mass.now + mass.before - 2 * mass.product",
+        "thermometer/window.py",
+        "    both = mass_now + mass_before + 2 * mass_product",
+        "    both = mass_now + mass_before - 2 * mass_product",
         LIST,
     ),
     Mutant(
         "thermometer: energies not divided by dt**2",
-        "thermometer.py",
-        "            energies=more(self.energies, mass.now / time2),",
-        "            energies=more(self.energies, mass.now),",
+        "thermometer/window.py",
+        "    step = xp.stack([now, mass_now / dt2, rho, no_rho, no_dt2])",
+        "    step = xp.stack([now, mass_now, rho, no_rho, no_dt2])",
         LIST,
     ),
     Mutant(
@@ -194,9 +194,9 @@ CORE = [
     ),
     Mutant(
         "thermometer: the squares of a span are carried into the next",
-        "thermometer.py",
-        "            span_squares=self.span_squares - self.span_squares,\n            spans",
-        "            spans",
+        "thermometer/window.py",
+        "xp.stack(list(meter)), zero]",
+        "xp.stack(list(meter)), self.sums[-1:, :]]",
         Selection("test_numpy_thermometer.py", "test_a_span_begins_anew"),
     ),
 ]
@@ -204,8 +204,8 @@ NUMPY = [
     Mutant(
         "thermometer: measures the step after the one in every",
         "numpy/_thermometer.py",
-        "        if now and window.span_steps % self.every == 0:",
-        "        if now and (window.span_steps + 1) % self.every == 0:",
+        "        if now is not None and sampling.measures(n):",
+        "        if now is not None and sampling.precedes(n):",
         Selection("test_numpy_thermometer.py", "test_it_reads_the_displacements"),
     ),
     Mutant(
@@ -371,38 +371,41 @@ TORCH_MUTANTS = [
     Mutant(
         "thermometer: frozen parameters counted",
         "torch/_thermometer.py",
-        'for x in group["params"] if x.requires_grad] + self._also',
-        'for x in group["params"]] + self._also',
+        "    return param.requires_grad and not is_lazy(param) and not param.is_meta",
+        "    return not is_lazy(param) and not param.is_meta",
         Selection(READ_TORCH, "test_names_of_a_model or test_nothing_to_follow"),
     ),
     Mutant(
         "thermometer: skipped steps counted",
         "torch/_thermometer.py",
-        "        if not was_applied(optimizer, self._clock):\n            return\n",
-        "",
+        "        if not dynamics.was_applied(self._optimizer, self._clock, self._gradient):",
+        "        if False:",
         Selection(READ_TORCH, "test_steps_that_the_optimizer_skips"),
     ),
     Mutant(
         "thermometer: decoupled weight decay counted as displacement",
-        "torch/_thermometer.py",
-        "                shrunk = shrinkage(optimizer, groups[i]) if x.grad is not None else 1.0",
-        "                shrunk = 1.0",
+        "torch/_dynamics.py",
+        "        shrunk = known.settings.decay if moved else None\n",
+        "        shrunk = None\n",
         Selection(READ_TORCH, "test_it_reads_what and adamw"),
     ),
     Mutant(
         "thermometer: rho of the next step",
         "torch/_thermometer.py",
-        "                now = self._displacements(optimizer)\n",
-        "                now = self._displacements(optimizer)\n"
-        "                self._motions = [self._motion(x) for x in optimizer.param_groups]\n",
+        "            if self._params and self._sampling.measures(self._n):\n",
+        "            groups = self._optimizer.param_groups\n"
+        "            self._settings = [\n"
+        "                dynamics.settings_of(self._optimizer, x, None, None) for x in groups\n"
+        "            ]\n"
+        "            if self._params and self._sampling.measures(self._n):\n",
         Selection(READ_TORCH, "test_it_reads_what and cool"),
     ),
     Mutant(
-        "thermometer: a reading does not close the window",
+        "thermometer: a reading with reset begins no window",
         "torch/_thermometer.py",
-        "        self._window = self._window.closed()\n",
+        "        if reset:\n            self.reset()\n",
         "",
-        Selection(READ_TORCH, "test_reading_closes"),
+        Selection(READ_TORCH, "test_a_window_ends"),
     ),
 ]
 JAX_MUTANTS = [

@@ -12,9 +12,10 @@ import coolmomentum
 
 PACKAGE = Path(coolmomentum.__file__).parent
 CORE = (
-    *("_arrays", "_check", "_defaults"),
-    *("langevin", "schedules", "solver", "temperature", "thermometer", "update"),
+    *("_arrays", "_check", "_defaults", "_thermometer_before"),
+    *("langevin", "schedules", "solver", "temperature", "update"),
 )
+THERMOMETER = tuple(sorted(path.stem for path in (PACKAGE / "thermometer").glob("*.py")))
 FRAMEWORKS = (
     *("torch", "jax", "jaxlib", "optax", "flax", "tensorflow", "keras"),
     *("matplotlib", "safetensors"),
@@ -54,7 +55,9 @@ def test_the_list_of_core_modules_is_complete():
     assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *CORE, *OPTIONAL}
 
 
-@pytest.mark.parametrize("module", ["__init__", *CORE, *OPTIONAL])
+@pytest.mark.parametrize(
+    "module", ["__init__", *CORE, *OPTIONAL, *(f"thermometer/{name}" for name in THERMOMETER)]
+)
 def test_the_core_imports_itself_numpy_and_the_compatibility_layer(module):
     """No source of the core names a framework or an adapter, not even inside a function.
 

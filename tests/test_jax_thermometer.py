@@ -13,6 +13,7 @@ from jax import export
 from jax_tools import double, same
 
 from coolmomentum import CoolingSchedule, learning_rate_from_sgd
+from coolmomentum._thermometer_before import READINGS, Rows, Window, pair_sums
 from coolmomentum.jax import (
     ThermometerState,
     adam_thermometer,
@@ -21,7 +22,6 @@ from coolmomentum.jax import (
     reset,
     thermometer,
 )
-from coolmomentum.thermometer import READINGS, Rows, Window, pair_sums
 
 PARAMS = {"layer": {"b": jnp.array([1.0, -2.0]), "w": jnp.array([[0.5]])}, "scale": jnp.ones(3)}
 NAMES = ["layer/b", "layer/w", "scale"]

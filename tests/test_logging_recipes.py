@@ -52,8 +52,8 @@ def readings(monkeypatch):
     given: list[dict] = []
     read = Thermometer.read
 
-    def reading(self, by="all"):
-        given.append(read(self, by))
+    def reading(self, by="all", reset=False):
+        given.append(read(self, by, reset))
         return given[-1]
 
     monkeypatch.setattr(Thermometer, "read", reading)

@@ -7,7 +7,16 @@ import pytest
 from libraries import libraries
 
 from coolmomentum.numpy import CoolMomentum, Thermometer
-from coolmomentum.thermometer import READINGS, PairSums, Rows, Window
+from coolmomentum.thermometer import (
+    READINGS,
+    SUMS,
+    Dynamics,
+    Layout,
+    Sampling,
+    Window,
+    moments,
+    report,
+)
 
 
 @pytest.mark.parametrize("in_place", [False, True], ids=["new arrays", "in place"])
@@ -25,7 +34,8 @@ def test_it_reads_the_displacements(every, span, in_place):
     )
     params = [random.standard_normal(shape) for shape in [(3, 4), ()]]
     state, seen = optimizer.init(params), thermometer.init(params)
-    rows, start = Rows((12, 1)), [x.copy() for x in params]
+    sampling, layout = Sampling(every, span), Layout.of(range(2), [12, 1])
+    start = [x.copy() for x in params]
     window = Window.empty(np.zeros(3))
     for n in range(1, 14):
         rho, before = optimizer.rho(state), state.displacements
@@ -38,40 +48,66 @@ def test_it_reads_the_displacements(every, span, in_place):
             params = new
         seen = thermometer.update(seen, params, rho=rho, learning_rate=0.05)
         now, window = state.displacements, window.step()
-        if n % every == 0:
-            sums = PairSums(dots(now, now), dots(before, before), dots(now, before))
-            window = window.add(sums, rows, rho=rho, dt2=0.05, paired=int(n > 1))
+        y = [a - b for a, b in zip(params, start, strict=True)]
+        table = moments(now, before, path=y)
+        if n <= 10 or n % every == 0:
+            weight = sampling.weight(n)
+            window = window.add(table, layout, Dynamics(rho, 0.05), weight=weight, paired=n > 1)
         if n % span == 0:
-            y = [a - b for a, b in zip(params, start, strict=True)]
-            window = window.end_span(dots(y, y), dots(y, now), rows, rho=rho)
-            start = [x.copy() for x in params]
-    expected = window.read(rows)
-    readings = [*thermometer.read(seen, by="parameter"), thermometer.read(seen)]
-    for i, reading in enumerate(readings):
-        assert list(reading) == ["steps", *READINGS]
-        assert reading["steps"] == 13
-        for name, values in expected.items():
-            assert reading[name] == pytest.approx(values[i], rel=1e-9, abs=1e-9, nan_ok=True)
-    assert thermometer.read(thermometer.close(seen))["steps"] == 0
+            window, start = window.end_span(table, layout, rho), [x.copy() for x in params]
+    for by in ("all", "parameter"):
+        got, expected = thermometer.read(seen, by), report(window, layout, by)
+        got, expected = ([x] if by == "all" else [*x.values()] for x in (got, expected))
+        for reading, wanted in zip(got, expected, strict=True):
+            assert list(reading) == ["steps", *READINGS]
+            assert reading["steps"] == 13
+            assert reading == pytest.approx(wanted, rel=1e-9, abs=1e-9, nan_ok=True)
+    assert thermometer.read(thermometer.reset(seen))["steps"] == 0
 
 
 def test_a_span_begins_anew():
     """Two equal spans of a walk that turns round and round read as one of them.
 
-    At rho 1/2, of steps 1 and -1: y_W = 0, so that bound is walked = 1.5 * 2 in each span.
+    At rho 1/2, of steps 1 and -1: y_W = 0, so that both parts are 1.5 * 2 in each span.
     """
     thermometer = Thermometer(every=1, span=2)
     seen = thermometer.init([np.zeros(1)])
     for x in (1.0, 0.0, 1.0, 0.0):
         seen = thermometer.update(seen, [np.array([x])], rho=0.5, learning_rate=1.0)
-    assert seen.window.spans == 2
-    assert seen.window.walked[-1] == seen.window.bound[-1] == 3.0
+    parts = dict(zip(SUMS, seen.window.sums[:, -1], strict=True))
+    assert parts["diffusive"] == parts["restoring"] == 3.0
     assert thermometer.read(seen)["freeze_out"] == 1.0
 
 
-def dots(xs, ys):
-    """Sums of products, one for each pair of arrays."""
-    return np.array([np.sum(x * y) for x, y in zip(xs, ys, strict=True)])
+def test_the_first_reading_exists_after_two_steps():
+    """By default, where one step in ten is measured later."""
+    thermometer = Thermometer()
+    seen = thermometer.init([np.zeros(2)])
+    for x in (1.0, 2.0):
+        seen = thermometer.update(seen, [np.full(2, x)], rho=0.5, learning_rate=0.25)
+    reading = thermometer.read(seen)
+    assert reading["rescaled_temperature"] == 1.0
+    assert reading["temperature"] == 4.0
+    assert reading["correlation"] == pytest.approx(1)
+
+
+def test_names_of_parameters():
+    """Their places by default; equal names are numbered."""
+    params = [np.zeros(2), np.zeros(3)]
+    thermometer = Thermometer()
+    assert [*thermometer.read(thermometer.init(params), by="parameter")] == [0, 1]
+    named = thermometer.init(params, names=["w", "w"])
+    assert [*thermometer.read(named, by="parameter")] == ["w", "w#2"]
+
+
+def test_reading_changes_nothing():
+    """Neither does resetting: both are pure."""
+    thermometer = Thermometer(every=1, span=2)
+    seen = thermometer.update(thermometer.init([np.zeros(1)]), [np.ones(1)])
+    first = thermometer.read(seen)
+    assert thermometer.read(thermometer.reset(seen))["steps"] == 0
+    assert thermometer.read(seen) == pytest.approx(first, nan_ok=True)
+    assert first["steps"] == 1
 
 
 @pytest.mark.parametrize(
@@ -122,6 +158,7 @@ def test_bad_arguments():
     """Name, rule and value."""
     with pytest.raises(ValueError, match=re.escape("span must be a multiple of every, 10: 15")):
         Thermometer(span=15)
+    assert Thermometer(np.int64(5), np.int64(15)) == Thermometer(5, 15)
     thermometer = Thermometer()
     with pytest.raises(ValueError, match="by must be one of all, parameter: 'group'"):
         thermometer.read(thermometer.init([np.zeros(2)]), by="group")

@@ -14,18 +14,30 @@ from hypothesis import strategies as st
 from libraries import libraries
 
 from coolmomentum.thermometer import (
+    COUNTS,
     EVERY,
+    FIRST,
     READINGS,
     SPAN,
-    PairSums,
-    Rows,
+    SUMS,
+    Dynamics,
+    Layout,
+    Sampling,
     Window,
-    check_intervals,
-    pair_sums,
+    adagrad,
+    adam,
+    known,
+    moments,
+    report,
+    rms_mass,
+    rmsprop,
+    sgd,
+    why_unmeasured,
 )
 
 jax, jnp = framework("jax"), framework("jax.numpy")
 linalg = framework("scipy.linalg")
+ONE = Layout.of(["w"], [2])  # a parameter of two coordinates
 
 
 @pytest.fixture(
@@ -66,17 +78,30 @@ def averaged(rho, dt2, k, temperature):
 
 def reading_of(before, now, *, library, dtype, **motion):
     """What a window reads after one pair of displacements of one parameter."""
-    rows = Rows(sizes=(2,))
 
-    def read(before, now, zeros):
-        window = Window.empty(zeros).step()
-        return window.add(pair_sums([before], [now]), rows, **motion).read(rows)
+    def measure(before, now, zeros):
+        return Window.empty(zeros).step().add(moments([now], [before]), ONE, Dynamics(**motion))
 
     arrays = [library.array(x, dtype=dtype) for x in (before, now, [0.0, 0.0])]
-    readings = library.compile(read)(*arrays)
-    assert set(readings) == set(READINGS)
-    assert all(library.owns(x) and library.dtype_name(x) == dtype for x in readings.values())
-    return {name: float(x[-1]) for name, x in readings.items()}
+    window = library.compile(measure)(*arrays)
+    assert library.owns(window.sums)
+    assert library.dtype_name(window.sums) == dtype
+    reading = report(on_host(window), ONE)
+    assert [*reading] == ["steps", *READINGS]
+    assert reading.pop("steps") == 1
+    return reading
+
+
+def on_host(window):
+    """The window of any library in arrays of NumPy."""
+    rows, columns = window.sums.shape
+    sums = [[float(window.sums[i, j]) for j in range(columns)] for i in range(rows)]
+    return Window(np.array(sums), np.asarray(window.counts))
+
+
+def squares_and_products(now, before, product):
+    """The table of parameters whose masses are 1."""
+    return np.array([now, before, product] * 2, dtype=np.asarray(now).dtype)
 
 
 # Roundings: of each number, its square, 2 sums, some 8 in the formulas; the differences of like
@@ -110,6 +135,12 @@ def test_a_quadratic_under_white_noise(walk, by_two, correlation, library, dtype
     assert math.isnan(reading["freeze_out_error"])
 
 
+def numpy_reading(before, now, rho, dt2, mass=None):
+    """What a window of NumPy reads after one pair of displacements."""
+    window = Window.empty(np.zeros(2)).step()
+    return report(window.add(moments([now], [before], mass), ONE, Dynamics(rho, dt2)), ONE)
+
+
 @pytest.mark.parametrize(("walk", "by_two", "correlation"), WHITE)
 def test_a_quadratic_from_its_equation_of_motion(walk, by_two, correlation):
     """The same readings from SciPy's covariance of the recursion, at every rho of the table.
@@ -118,11 +149,7 @@ def test_a_quadratic_from_its_equation_of_motion(walk, by_two, correlation):
     """
     rho, dt2, k, temperature = walk
     variance = 4 * temperature * (1 - rho) / (dt2 * (1 + rho))  # Eq. 19
-    before, now = two_points(*white(rho, dt2 * (1 + rho) / 2, k, variance))
-    rows = Rows(sizes=(2,))
-    window = Window.empty(np.zeros(2)).step()
-    window = window.add(pair_sums([before], [now]), rows, rho=rho, dt2=dt2)
-    reading = {name: float(x[-1]) for name, x in window.read(rows).items()}
+    reading = numpy_reading(*two_points(*white(rho, dt2 * (1 + rho) / 2, k, variance)), rho, dt2)
     assert reading["temperature"] == pytest.approx(float(by_two), rel=1e-11)
     assert reading["correlation"] == pytest.approx(float(correlation), rel=1e-11)
     assert reading["three_point_temperature"] == pytest.approx(temperature, rel=1e-11)
@@ -138,11 +165,7 @@ def test_a_quadratic_under_averaged_noise(walk, by_two, correlation, central):
     SciPy's solver is good to some 1e-12 here, whose matrix is near 1 at rho = 0.99.
     """
     rho, dt2, _, _ = walk
-    before, now = two_points(*averaged(*walk))
-    rows = Rows(sizes=(2,))
-    window = Window.empty(np.zeros(2)).step()
-    window = window.add(pair_sums([before], [now]), rows, rho=rho, dt2=dt2)
-    reading = {name: float(x[-1]) for name, x in window.read(rows).items()}
+    reading = numpy_reading(*two_points(*averaged(*walk)), rho, dt2)
     assert reading["temperature"] == pytest.approx(float(by_two), rel=1e-11)
     assert reading["correlation"] == pytest.approx(float(correlation), rel=1e-11)
     three_points = 2 / (1 + rho) * float(central)
@@ -152,12 +175,8 @@ def test_a_quadratic_under_averaged_noise(walk, by_two, correlation, central):
 @pytest.mark.parametrize(("walk", "variance"), VARIANCES)
 def test_stationary_variances(walk, variance):
     """The rescaled temperature is the stationary variance of a displacement."""
-    v, c = white(*map(float, walk))
-    rows = Rows(sizes=(2,))
-    sums = pair_sums(*([x] for x in two_points(v, c)))
-    reading = Window.empty(np.zeros(2)).step().add(sums, rows, rho=float(walk[0]), dt2=1.0)
-    rescaled = reading.read(rows)["rescaled_temperature"]
-    np.testing.assert_allclose(rescaled, float(variance), rtol=1e-11)
+    reading = numpy_reading(*two_points(*white(*map(float, walk))), float(walk[0]), 1.0)
+    assert reading["rescaled_temperature"] == pytest.approx(float(variance), rel=1e-11)
 
 
 @pytest.mark.parametrize(("lr", "sigma", "temperature"), [(1e-3, 1, 5e-4), (1e-4, 3, 1.5e-4)])
@@ -168,20 +187,12 @@ def test_masses(lr, sigma, temperature):
     """
     for beta1 in (0.0, 0.9):
         variance = (lr * (1 - beta1) * sigma) ** 2 / (1 - beta1**2) / sigma**2
-        before, now = two_points(variance, beta1 * variance)
-        rows, root = Rows(sizes=(2,)), math.sqrt(sigma)
-        window = Window.empty(np.zeros(2)).step()
-        window = window.add(
-            pair_sums([before], [now]),
-            rows,
-            rho=beta1,
-            dt2=2 * lr * (1 - beta1) / (1 + beta1),
-            weighted=pair_sums([root * before], [root * now]),
-        )
-        reading = window.read(rows)
-        for name in ("temperature", "three_point_temperature", "predicted_temperature"):
-            np.testing.assert_allclose(reading[name], temperature, rtol=32 * U64)
-        np.testing.assert_allclose(reading["rescaled_temperature"], variance, rtol=32 * U64)
+        points, dt2 = two_points(variance, beta1 * variance), 2 * lr * (1 - beta1) / (1 + beta1)
+        for mass in ([sigma], [np.full(2, sigma)]):
+            reading = numpy_reading(*points, beta1, dt2, mass)
+            for name in ("temperature", "three_point_temperature", "predicted_temperature"):
+                assert reading[name] == pytest.approx(temperature, rel=32 * U64)
+            assert reading["rescaled_temperature"] == pytest.approx(variance, rel=32 * U64)
 
 
 def test_the_list_of_two_steps(library, dtype):
@@ -189,17 +200,17 @@ def test_the_list_of_two_steps(library, dtype):
 
     Below 16 roundings, and three points subtract -1/10 from 8/50, which loses a factor of 3.
     """
+    layout, how = Layout.of(["w"], [3]), Dynamics(0.5, 0.01)
 
-    def read(first, second, zeros):
-        rows = Rows(sizes=(3,))
-        window = Window.empty(zeros).step()
-        window = window.add(pair_sums([first], [first]), rows, rho=0.5, dt2=0.01, paired=0)
-        window = window.step().add(pair_sums([first], [second]), rows, rho=0.5, dt2=0.01)
-        return window.read(rows)
+    def measure(first, second, zeros):
+        window = (
+            Window.empty(zeros).step().add(moments([first], [first]), layout, how, paired=False)
+        )
+        return window.step().add(moments([second], [first]), layout, how)
 
     steps = [[0.1, -0.2, 0.3], [0.0, 0.1, -0.1], [0.0, 0.0]]
-    reading = library.compile(read)(*(library.array(x, dtype=dtype) for x in steps))
-    reading = {name: float(x[-1]) for name, x in reading.items()}
+    window = library.compile(measure)(*(library.array(x, dtype=dtype) for x in steps))
+    reading = report(on_host(window), layout)
     assert reading["rescaled_temperature"] == close(2 / 75, dtype, 2 / 75)
     assert reading["temperature"] == close(8 / 3, dtype, 8 / 3)
     assert reading["three_point_temperature"] == close(2 / 3, dtype, 2)
@@ -207,28 +218,97 @@ def test_the_list_of_two_steps(library, dtype):
 
 
 def test_unknown_motion(library, dtype):
-    """Where rho and dt**2 are NaN, mean square and correlation are known, and nothing else."""
-    unknown = {"rho": math.nan, "dt2": math.nan}
-    reading = reading_of([3.0, 4.0], [4.0, 3.0], library=library, dtype=dtype, **unknown)
+    """Where rho and dt**2 are None or NaN, mean square and correlation are known, nothing else."""
+    for no in (None, math.nan, -2.0):
+        how = {"rho": no, "dt2": no}
+        reading = reading_of([3.0, 4.0], [4.0, 3.0], library=library, dtype=dtype, **how)
+        check_unknown(reading, dtype)
+    no = library.array([math.nan], dtype=dtype)  # one for each parameter
+    reading = reading_of([3.0, 4.0], [4.0, 3.0], library=library, dtype=dtype, rho=no, dt2=no)
+    check_unknown(reading, dtype)
+
+
+def check_unknown(reading, dtype):
+    """It has a mean square and a correlation."""
     assert reading.pop("rescaled_temperature") == 12.5
     assert reading.pop("correlation") == close(24 / 25, dtype)
     assert all(map(math.isnan, reading.values()))
 
 
 def test_nothing_seen(library, dtype):
-    """A window without a measurement reads NaN throughout, the flag included."""
-    zeros = library.array([0.0, 0.0, 0.0], dtype=dtype)
-    rows = Rows(sizes=(3, 0))
-    readings = library.compile(lambda zeros: Window.empty(zeros).step().read(rows))(zeros)
-    assert all(math.isnan(float(x[i])) for x in readings.values() for i in range(3))
+    """A window without a measurement reads NaN throughout, the flag included; and says why."""
+    layout = Layout.from_groups([(0, [("a", 3)]), (1, [("b", 0)])])
+    zeros = library.array([0.0] * len(layout), dtype=dtype)
+    window = on_host(library.compile(lambda zeros: Window.empty(zeros).step(3))(zeros))
+    for by in ("group", "parameter"):
+        for reading in report(window, layout, by).values():
+            assert known(reading) == {"steps": 3}
+    assert known(report(window, layout)) == {"steps": 3}
+    assert why_unmeasured(window, Sampling()) == (
+        "no reading: none of the 3 steps of this window was measured; after the first 10 steps one "
+        "in every=10 is, so read less often or lower every"
+    )
+    assert why_unmeasured(Window.empty(np.zeros(2)), Sampling()) is None
 
 
 def test_small_float32_displacements():
     """Mean squares of 1e-24, whose products float32 does not hold, still have a correlation."""
-    sums = PairSums(*(np.array([x], np.float32) for x in (1e-24, 1e-24, 5e-25)))
-    rows = Rows(sizes=(1,))
-    window = Window.empty(np.zeros(2, np.float32)).step().add(sums, rows, rho=0.5, dt2=1.0)
-    np.testing.assert_allclose(window.read(rows)["correlation"], 0.5, rtol=16 * U32)
+    table = squares_and_products(*np.array([[1e-24], [1e-24], [5e-25]], np.float32))
+    window = Window.empty(np.zeros(2, np.float32)).step().add(table, ONE, Dynamics(0.5, 1.0))
+    assert report(window, ONE)["correlation"] == pytest.approx(0.5, rel=16 * U32)
+
+
+def test_a_learning_rate_of_0():
+    """A step at dt**2 = 0 has the temperature 0 at rest, as in a warm-up from 0; else none."""
+    for rest, (first, second) in ((True, (0.0, 1.0)), (False, (1.0, 0.0))):
+        window = Window.empty(np.zeros(2))
+        for dx, dt2 in ((first, 0.0), (second, 0.5)):
+            table = moments([np.full(2, dx)], [np.zeros(2)])
+            window = window.step().add(table, ONE, Dynamics(0.0, dt2))
+        reading = report(window, ONE)
+        assert reading["rescaled_temperature"] == 0.5
+        assert reading["temperature"] == (1.0 if rest else pytest.approx(math.nan, nan_ok=True))
+
+
+def test_no_nan_before_it_is_read():
+    """Nothing that is not known, not paired or not applied makes a NaN under NaN debuggers."""
+    layout = Layout.of("ab", [2, 2])
+    zeros, one = jnp.zeros(3), [jnp.ones(2), jnp.zeros(2)]
+    for how in (Dynamics(), Dynamics(math.nan, math.nan), Dynamics(0.5, 0.0), Dynamics(None, 1.0)):
+        for flag in (True, False, jnp.asarray(True), jnp.asarray(False)):
+            with jax.debug_nans(True), jax.disable_jit():
+                window = Window.empty(zeros)._replace(counts=jnp.zeros(len(COUNTS), jnp.int32))
+                window, table = window.step(), moments(one, one, path=one)
+                window = window.add(table, layout, how, paired=flag, applied=flag)
+                window = window.end_span(table, layout, how.rho, applied=flag).next()
+            assert bool(jnp.all(jnp.isfinite(window.sums)))
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_step_that_was_not_applied(traced):
+    """It leaves the window as it was, even if it is NaN; a span that ends with it is left out."""
+    bad, flag = np.full((8, 1), np.nan), np.asarray(False) if traced else False
+    window = Window.empty(np.zeros(2)).step().add(np.ones((8, 1)), ONE, Dynamics(0.5, 1.0))
+    same = window.add(bad, ONE, Dynamics(0.5, 1.0), applied=flag)
+    np.testing.assert_array_equal(same.sums, window.sums)
+    np.testing.assert_array_equal(same.counts, window.counts)
+    ended = same.end_span(bad, ONE, 0.5, applied=flag)
+    np.testing.assert_array_equal(ended.sums[:-1], window.sums[:-1])
+    assert (ended.sums[-1] == 0).all()
+    assert ended.counts.tolist() == [*window.counts[:5], 0, 0]
+
+
+def test_a_step_before_that_was_not_seen():
+    """What the table has of it is ignored, even where it is NaN."""
+    table = np.array([[4.0], [np.nan], [np.nan]] * 2)
+    for flag in (False, np.asarray(False)):
+        window = Window.empty(np.zeros(2)).step().add(table, ONE, Dynamics(0.5, 1.0), paired=flag)
+        assert known(report(window, ONE)) == {
+            "steps": 1,
+            "rescaled_temperature": 2.0,
+            "temperature": 2.0,
+            "rho": 0.5,
+        }
 
 
 # --- the freeze-out meter -------------------------------------------------------------------------
@@ -244,34 +324,22 @@ fractions = st.fractions(-2, 2, max_denominator=8)
     gradients=st.lists(fractions, min_size=1, max_size=6),
 )
 def test_the_identity_of_a_span(rho, eta, v, gradients):
-    """Bound is 2 eta sum y_n g_n exactly, in rational numbers, whatever the gradients are."""
-    zero, one = F(0), np.array([F(1)], dtype=object)
-    window = Window.empty(np.array([zero, zero], dtype=object))
-    window = window._replace(span_steps=zero, span_measured=zero)  # whose quotient stays rational
-    rows, y, work = Rows(sizes=(1,)), zero, zero
+    """Restoring is 2 eta sum y_n g_n, whatever the gradients are: six steps of numbers below 20."""
+    y, work, diffusive, window = 0.0, 0.0, 0.0, Window.empty(np.zeros(2))
+    layout, how = Layout.of(["x"], [1]), Dynamics(float(rho), 1.0)
+    eta, v = float(eta), float(v)
     for g in gradients:
-        work += 2 * eta * y * g
-        before, v = v, rho * v - eta * g
+        work += 2 * eta * y * float(g)
+        before, v = v, how.rho * v - eta * float(g)
         y += v
-        pair = PairSums(one * v * v, one * before * before, one * v * before)
-        window = window.step().add(pair, rows, rho=rho, dt2=F(1), xp=Rational)
-    window = window.end_span(one * y * y, one * y * v, rows, rho=rho, xp=Rational)
-    assert window.bound[-1] == work
-    assert window.walked[-1] == (1 + rho) * window.squares[-1]
-    assert window.spans == 1
-
-
-class Rational:
-    """What of an array namespace a window needs, for NumPy's arrays of objects."""
-
-    stack, sum, concat, zeros_like = np.stack, np.sum, np.concatenate, np.zeros_like
-
-    @staticmethod
-    def where(condition, x, y):
-        """NumPy's would compute NaN times a fraction first."""
-        del y
-        assert condition is True
-        return x
+        diffusive += (1 + how.rho) * v * v
+        table = moments([np.array([v])], [np.array([before])], path=[np.array([y])])
+        window = window.step().add(table, layout, how)
+    window = window.end_span(table, layout, how.rho)
+    meter = dict(zip(SUMS, window.sums[:, -1], strict=True))
+    assert meter["restoring"] == pytest.approx(work, rel=0, abs=1e-12)
+    assert meter["diffusive"] == pytest.approx(diffusive, rel=1e-12)
+    assert window.counts.tolist()[-3:] == [1, 0, 0]
 
 
 def walk(kind, *, rho=0.9, dt2=0.1, every=1, span=20, spans=30, rows=300, size=20, seed=0):
@@ -283,7 +351,7 @@ def walk(kind, *, rho=0.9, dt2=0.1, every=1, span=20, spans=30, rows=300, size=2
     random, eta = np.random.default_rng(seed), dt2 * (1 + rho) / 2
     x = np.zeros((rows, size))
     v, start = x.copy(), x.copy()
-    all_rows = Rows(sizes=(size,) * rows)
+    layout, how = Layout.of(range(rows), (size,) * rows), Dynamics(rho, dt2)
     window = Window.empty(np.zeros(rows + 1))
     for n in range(-5 * span, spans * span):
         before = v
@@ -294,15 +362,14 @@ def walk(kind, *, rho=0.9, dt2=0.1, every=1, span=20, spans=30, rows=300, size=2
         if n < 0:
             continue
         window = window.step()
-        if window.span_steps % every == 0:
-            sums = (v * v, before * before, v * before)
-            pair = PairSums(*(np.sum(part, axis=1) for part in sums))
-            window = window.add(pair, all_rows, rho=rho, dt2=dt2)
-        if window.span_steps == span:
+        if (n + 1) % every == 0:
+            pair = [np.sum(part, axis=1) for part in (v * v, before * before, v * before)]
+            window = window.add(squares_and_products(*pair), layout, how)
+        if (n + 1) % span == 0:
             y = x - start
-            distance, overlap = np.sum(y * y, axis=1), np.sum(y * v, axis=1)
-            window, start = window.end_span(distance, overlap, all_rows, rho=rho), x
-    return {name: x[:-1] for name, x in window.read(all_rows).items()}
+            path = np.array([np.sum(y * y, axis=1), np.sum(y * v, axis=1)])
+            window, start = window.end_span(path, layout, rho), x
+    return {name: x[:-1] for name, x in window.readings(layout).items()}
 
 
 @pytest.fixture(scope="module")
@@ -381,18 +448,19 @@ steps = st.lists(
 )
 
 
-def pooled(steps, cuts, groups=(), order=range(6)):
-    """The rows of a window over coordinates in some order, split into parameters at the cuts."""
+def pooled(steps, cuts, grouped=False, order=range(6)):
+    """The columns of a window over coordinates in some order, split into parameters at the cuts."""
     parts = np.split(np.array(order), cuts)
-    rows = Rows(tuple(len(part) for part in parts), groups)
-    window = Window.empty(np.zeros(len(rows)))
+    layout = Layout.of(range(len(parts)), map(len, parts))
+    if grouped:
+        layout = Layout.from_groups([("g", list(enumerate(map(len, parts))))])
+    window = Window.empty(np.zeros(len(layout)))
     for before, now in steps:
         b, a = ([np.array(x, dtype=np.float64)[part] for part in parts] for x in (before, now))
-        window = window.step().add(pair_sums(b, a), rows, rho=0.5, dt2=0.25)
-        distance = np.array([np.sum(x * x) for x in b])
-        overlap = np.array([np.sum(x * y) for x, y in zip(a, b, strict=True)])
-        window = window.end_span(distance, overlap, rows, rho=0.5)
-    return window.read(rows)
+        table = moments(a, b, path=b)
+        window = window.step().add(table, layout, Dynamics(0.5, 0.25))
+        window = window.end_span(table, layout, 0.5)
+    return window.readings(layout)
 
 
 @settings(max_examples=40)
@@ -404,7 +472,7 @@ def test_pooling_does_not_know_of_parameters(steps, cuts, order):
     """
     whole = pooled(steps, [])
     split = pooled(steps, sorted(cuts), order=order)
-    grouped = pooled(steps, sorted(cuts), groups=(len(cuts) + 1,), order=order)
+    grouped = pooled(steps, sorted(cuts), grouped=True, order=order)
     scale = max(abs(x) for pair in steps for side in pair for x in side) ** 2
     for name in ("rescaled_temperature", "temperature", "three_point_temperature"):
         bound = 64 * U64 * scale * 4
@@ -415,51 +483,167 @@ def test_pooling_does_not_know_of_parameters(steps, cuts, order):
     )
 
 
-def test_groups_and_parameters_have_their_own_rows():
-    """A row for each of two parameters, for each of two groups, and for all; rho of each."""
-    rows = Rows(sizes=(1, 3), groups=(1, 1))
-    sums = PairSums(np.array([4.0, 3.0]), np.array([4.0, 3.0]), np.array([0.0, 3.0]))
-    rho, dt2 = np.array([0.0, 0.8]), np.array([1.0, 0.5])
-    reading = Window.empty(np.zeros(5)).step().add(sums, rows, rho=rho, dt2=dt2).read(rows)
-    np.testing.assert_allclose(reading["rescaled_temperature"], [4, 1, 4, 1, 7 / 4])
-    np.testing.assert_allclose(reading["temperature"], [4, 2, 4, 2, 10 / 4])
-    np.testing.assert_allclose(reading["rho"], [0, 0.8, 0, 0.8, 0.6])
-    np.testing.assert_allclose(reading["correlation"], [0, 1, 0, 1, 3 / 7])
+@pytest.mark.parametrize("paths", ["ab", "ba"])
+def test_groups_and_parameters_have_their_own_columns(paths, library):
+    """A column for each parameter, each group, and for all; rho of each. Groups may scatter."""
+    layout = Layout.from_paths([(paths[0], "x"), (paths[1], "x"), (paths[0], "y")], [1, 3, 0])
+
+    def measure(table, rho, dt2, zeros):
+        return Window.empty(zeros).step().add(table, layout, Dynamics(rho, dt2))
+
+    table = [[4.0, 3.0, 0.0], [4.0, 3.0, 0.0], [0.0, 3.0, 0.0]] * 2
+    given = (table, [0.0, 0.8, 0.0], [1.0, 0.5, 1.0], [0.0] * 6)
+    arrays = [library.array(x, dtype="float32") for x in given]
+    window = on_host(library.compile(measure)(*arrays))
+    for name, values in {  # each of a few roundings
+        "rescaled_temperature": [4, 1, 4, 1, 7 / 4],
+        "temperature": [4, 2, 4, 2, 10 / 4],
+        "rho": [0, 0.8, 0, 0.8, 0.6],
+        "correlation": [0, 1, 0, 1, 3 / 7],
+    }.items():
+        got = window.readings(layout)[name][[0, 1, 3, 4, 5]]
+        np.testing.assert_allclose(got, values, rtol=8 * U32)
+    assert report(window, layout, "group")[paths[1]]["temperature"] == 2
+    assert [*report(window, layout, "parameter")] == [*layout.parameters]
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "unique"),
+    [
+        (["w", "b", "w", "b"], ("w", "b", "w#2", "b#2")),
+        (["w", "w", "w#2", "w"], ("w", "w#3", "w#2", "w#4")),
+        ([0, "0", 0], (0, "0", "0#2")),
+        (["0#2", 0, 0], ("0#2", 0, "0#3")),
+    ],
+)
+def test_equal_names_lose_no_rows(labels, unique):
+    """The later ones of equal names get a number, and never the name of another."""
+    assert Layout.of(labels, [1] * len(labels)).parameters == unique
+    assert Layout.from_groups([(x, [("w", 1)]) for x in labels]).groups == unique
+
+
+def test_paths_that_come_again():
+    """Two nets of equal layers are different groups, and so are nodes whose names collide."""
+    net = [("fc", "kernel"), ("fc", "bias")]
+    twins = Layout.from_paths(net + net, [2, 1, 2, 1])
+    assert twins.members == ((0, 1), (2, 3))
+    assert twins.groups == ("fc", "fc#2")
+    assert twins.parameters == ("fc/kernel", "fc/bias", "fc/kernel#2", "fc/bias#2")
+    joined = Layout.from_paths([("a/b",), ("a", "b"), ("a", "c")], [1, 1, 1])
+    assert joined.parameters == ("a/b", "a/b#2", "a/c")
+    assert joined.groups == ("", "a")
+
+
+def test_many_equal_names_take_no_time():
+    """Not the square of their number: 200,000 would then take hours."""
+    names = Layout.of(["w"] * 200_000, [1] * 200_000).parameters
+    assert len(set(names)) == 200_000
+    assert names[-1] == "w#200000"
 
 
 # --- windows --------------------------------------------------------------------------------------
 
 
-def test_closing_keeps_the_span():
+def test_the_next_window_keeps_the_span():
     """A new window starts empty, but the span that has begun goes on across it."""
-    rows, one = Rows(sizes=(1,)), np.ones(1)
-    pair = PairSums(one, one, one)
-    window = Window.empty(np.zeros(2)).step().add(pair, rows, rho=0.5, dt2=1.0)
-    closed = window.closed()
-    assert (closed.steps, closed.measured, closed.span_steps) == (0, 0, 1)
-    ends = [
-        w.step().add(pair, rows, rho=0.5, dt2=1.0).end_span(one, one, rows, rho=0.5)
-        for w in (window, closed)
-    ]
-    assert ends[0].bound[-1] == ends[1].bound[-1] == 1.5 * 2 - 0.5 - 1
-    assert ends[1].spans == 1
-    assert ends[1].steps == 1
+    layout, how, table = Layout.of(["x"], [1]), Dynamics(0.5, 1.0), np.ones((8, 1))
+    window = Window.empty(np.zeros(2)).step().add(table, layout, how)
+    after = window.next()
+    assert after.counts.tolist() == [0, 0, 0, 0, 0, 1, 1]
+    ends = [w.step().add(table, layout, how).end_span(table, layout, 0.5) for w in (window, after)]
+    row = SUMS.index("restoring")
+    assert ends[0].sums[row, -1] == ends[1].sums[row, -1] == 1.5 * 2 - 0.5 - 1
+    assert dict(zip(COUNTS, ends[1].counts, strict=True)) == dict.fromkeys(COUNTS, 0) | {
+        "steps": 1,
+        "measured": 1,
+        "paired": 1,
+        "pairs": 1,
+        "spans": 1,
+    }
 
 
-def test_a_window_is_a_scan_carry():
-    """Steps may be added inside lax.scan, with counts that are traced."""
-    rows = Rows(sizes=(2,))
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_window_is_a_scan_carry(strict):
+    """Steps may be added inside lax.scan with int32 counts, whatever promotes to what."""
     data = jnp.asarray([[[1.0, 0.0], [1.0, 2.0]], [[1.0, 2.0], [0.0, 1.0]]])
+    sampling = Sampling(2, 2)
 
-    def body(window, pair):
-        sums = pair_sums([pair[0]], [pair[1]])
-        return window.step().add(sums, rows, rho=0.0, dt2=1.0), None
+    def body(carry, pair):
+        window, n = carry
+        table = moments([pair[1]], [pair[0]], [jnp.ones(2)], path=[pair[1]])
+        weight, flag = sampling.weight(n), sampling.measures(n) & (n > 0)
+        window = window.step().add(
+            table, ONE, Dynamics(0.0, 1.0), weight=weight, paired=flag, applied=flag
+        )
+        return (window.end_span(table, ONE, 0.0, applied=sampling.ends_span(n)), n + 1), None
 
-    empty = jax.tree.map(jnp.asarray, Window.empty(jnp.zeros(2)))
-    window, _ = jax.lax.scan(body, empty, data)
-    reading = jax.jit(lambda window: window.read(rows))(window)
-    assert [float(x) for x in reading["temperature"]] == [1.5, 1.5]
-    assert int(window.steps) == 2
+    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+        empty = Window(jnp.zeros((len(SUMS), 2)), jnp.zeros(len(COUNTS), jnp.int32))
+        (window, _), _ = jax.lax.scan(body, (empty, jnp.asarray(1)), data)
+        window = jax.jit(lambda window: window.step().next().step(1))(window)
+        assert window.counts.dtype == "int32"
+        assert window.counts.tolist() == [1, 0, 0, 0, 0, 2, 0]
+        (window, _), _ = jax.lax.scan(body, (empty, jnp.asarray(1)), data)
+    reading = report(window, ONE)
+    assert (reading["steps"], reading["temperature"]) == (2, 1.5)
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def test_each_of_the_first_ten_steps_is_measured():
+    """Then one in every; spans begin and end where they did, and weights add up to the steps."""
+    for every in (1, 3, 7, 10, 15, 25):
+        sampling = Sampling(every, 4 * every)
+        steps = range(1, 12 * every + 1)
+        measured = [n for n in steps if sampling.measures(n)]
+        assert measured == [n for n in steps if n <= 10 or n % every == 0]
+        assert all(sampling.measures(n + 1) == sampling.precedes(n) for n in range(40))
+        for last in measured:
+            assert sum(sampling.weight(n) for n in measured if n <= last) == last
+        span = sampling.span
+        assert [n for n in steps if sampling.ends_span(n)] == [span, 2 * span, 3 * span]
+        assert [n for n in steps if sampling.begins_span(n)] == [1, span + 1, 2 * span + 1]
+
+
+def test_traced_steps_are_sampled_alike():
+    """Inside jit the answers are those of Python's integers."""
+    sampling, steps = Sampling(3, 6), range(1, 40)
+
+    def ask(n):
+        asked = sampling.measures, sampling.precedes, sampling.begins_span, sampling.ends_span
+        return *(f(n) for f in asked), sampling.weight(n)
+
+    traced = jax.jit(jax.vmap(ask))(jnp.arange(1, 40))
+    for got, expected in zip(traced, zip(*map(ask, steps), strict=True), strict=True):
+        assert got.tolist() == [*expected]
+
+
+def test_the_first_steps_do_not_count_more():
+    """A window from the start on has the mean of the steps, as far as one in ten shows it."""
+    sampling, window = Sampling(10, 10), Window.empty(np.zeros(2))
+    for n in range(1, 101):
+        window = window.step()
+        if sampling.measures(n):
+            dx = [np.full(2, 3.0 if n <= 10 else 1.0)]
+            window = window.add(moments(dx, dx), ONE, Dynamics(), weight=sampling.weight(n))
+    assert report(window, ONE)["rescaled_temperature"] == (10 * 9 + 90 * 1) / 100
+
+
+# --- dynamics -------------------------------------------------------------------------------------
+
+
+def test_the_dynamics_of_the_optimizers():
+    """From the settings; of a momentum that is none nothing is known."""
+    assert sgd(0.1, 0.9, 0.5) == Dynamics(0.9, pytest.approx(2 * 0.1 * 0.5 / 1.9))
+    assert sgd(0.1, 0.0, 0.5) == sgd(0.1) == adagrad(0.1) == rmsprop(0.1) == Dynamics(0.0, 0.2)
+    assert rmsprop(0.1, 0.5) == Dynamics(0.5, pytest.approx(0.2 / 1.5))
+    assert adam(0.1, 0.9) == Dynamics(0.9, pytest.approx(2 * 0.1 * 0.1 / 1.9))
+    assert sgd(0.1, 1.0) == adam(0.1, 1.0) == rmsprop(0.1, -0.5) == Dynamics(None, None)
+    np.testing.assert_array_equal(rms_mass(np.array([25.0]), 1.0, np.array([3.0])), [5.0])
 
 
 @pytest.mark.parametrize(
@@ -475,9 +659,11 @@ def test_a_window_is_a_scan_carry():
 def test_intervals_are_checked(every, span, error, message):
     """The message has the argument, the rule and the value."""
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        check_intervals(every, span)
+        Sampling(every, span)
 
 
 def test_the_defaults_are_intervals():
     """One step in ten, spans of a hundred."""
-    assert check_intervals(EVERY, SPAN) == (10, 100)
+    assert Sampling() == Sampling(EVERY, SPAN) == Sampling(np.int64(10), np.int64(100))
+    assert type(Sampling(np.int64(10), np.int64(100)).every) is int
+    assert (EVERY, SPAN, FIRST) == (10, 100, 10)

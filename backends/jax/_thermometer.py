@@ -16,11 +16,19 @@ from jax import export, lax
 
 from coolmomentum import _check
 from coolmomentum._arrays import is_number, wide
+from coolmomentum._thermometer_before import (
+    EVERY,
+    SPAN,
+    PairSums,
+    Rows,
+    Window,
+    check_intervals,
+    pair_sums,
+)
 from coolmomentum.jax._readings import AxisName, axes_of, shards
 from coolmomentum.jax._transform import RhoSchedule, precision, rho_at, value_at, walks
 from coolmomentum.langevin import adam_mass, learning_rate_from_adam
 from coolmomentum.temperature import coordinates, inner_product, squared_norm
-from coolmomentum.thermometer import EVERY, SPAN, PairSums, Rows, Window, check_intervals, pair_sums
 
 By = Literal["all", "group", "parameter"]
 Masses = Callable[[], list[jax.Array]]  # the mass of each coordinate of each walking parameter

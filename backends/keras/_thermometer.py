@@ -14,6 +14,15 @@ import numpy as np
 from keras import ops, tree
 
 from coolmomentum import _check
+from coolmomentum._thermometer_before import (
+    EVERY,
+    READINGS,
+    SPAN,
+    Rows,
+    Window,
+    check_intervals,
+    pair_sums,
+)
 from coolmomentum.keras._optimizer import (
     CoolMomentum,
     Tensor,
@@ -23,15 +32,6 @@ from coolmomentum.keras._optimizer import (
 )
 from coolmomentum.langevin import adam_mass, learning_rate_from_adam, learning_rate_from_sgd
 from coolmomentum.temperature import inner_product, squared_norm
-from coolmomentum.thermometer import (
-    EVERY,
-    READINGS,
-    SPAN,
-    Rows,
-    Window,
-    check_intervals,
-    pair_sums,
-)
 
 By = Literal["all", "group", "parameter"]
 SHOWN = ("rescaled_temperature", "temperature", "rho", "freeze_out")

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple
 
 from array_api_compat import array_namespace
 
 from coolmomentum import _check
+from coolmomentum import thermometer as core
 from coolmomentum._arrays import wide
-from coolmomentum.temperature import coordinates, inner_product, squared_norm
-from coolmomentum.thermometer import EVERY, SPAN, Rows, Window, check_intervals, pair_sums
+from coolmomentum.temperature import coordinates, squared_norm
 
 Array = Any  # an array of any array-API namespace
 
@@ -18,10 +18,11 @@ Array = Any  # an array of any array-API namespace
 class ThermometerState(NamedTuple):
     """What a thermometer remembers of a run."""
 
-    window: Window
-    rows: Rows
-    params: tuple[Array, ...]  # after the last step
-    displacements: tuple[Array, ...] | None  # of the last step
+    steps: int  # seen since init
+    window: core.Window
+    layout: core.Layout
+    params: tuple[Array, ...]  # after the last step that was looked at
+    displacements: tuple[Array, ...] | None  # of the last step, if it was looked at
     start: tuple[Array, ...]  # the parameters where the span began
 
 
@@ -34,7 +35,7 @@ class Thermometer:
 
     Parameters
     ----------
-    every : measure one step in this many.
+    every : measure one step in this many, and each of the first ten.
     span : steps over which the freeze-out meter follows the parameters, a multiple of ``every``.
 
     Raises
@@ -60,22 +61,30 @@ class Thermometer:
     0.075
     """
 
-    every: int = EVERY
-    span: int = SPAN
+    every: int = core.EVERY
+    span: int = core.SPAN
 
     def __post_init__(self) -> None:
-        every, span = check_intervals(self.every, self.span)
-        object.__setattr__(self, "every", every)
-        object.__setattr__(self, "span", span)
+        for name, value in vars(self._sampling).items():
+            object.__setattr__(self, name, value)
 
-    def init(self, params: Sequence[Array]) -> ThermometerState:
-        """State before the first step; at least one parameter, floating arrays."""
-        rows = Rows(tuple(coordinates(x) for x in params))
-        xp = array_namespace(*params)
-        zeros = xp.stack([0 * squared_norm(x) for x in params])
-        copies = tuple(xp.asarray(x, copy=True) for x in params)
-        empty = Window.empty(xp.concat([zeros, zeros[:1]]))
-        return ThermometerState(empty, rows, copies, None, copies)
+    @property
+    def _sampling(self) -> core.Sampling:
+        return core.Sampling(self.every, self.span)
+
+    def init(self, params: Sequence[Array], names: Sequence[str] = ()) -> ThermometerState:
+        """State before the first step.
+
+        Parameters
+        ----------
+        params : at least one parameter, floating arrays.
+        names : of the parameters, for the readings; their places by default.
+        """
+        sizes = [coordinates(x) for x in params]
+        layout = core.Layout.of(names or range(len(sizes)), sizes)
+        zero = 0 * squared_norm(params[0])
+        window = core.Window.empty(array_namespace(zero).stack([zero] * len(layout)))
+        return ThermometerState(0, window, layout, _copied(params), None, _copied(params))
 
     def update(
         self,
@@ -104,57 +113,53 @@ class Thermometer:
         ValueError
             If the number of parameters has changed.
         """
-        xp = array_namespace(*params)
-        rho, learning_rate = float(rho), float(learning_rate)
-        rows, window = state.rows, state.window.step()
-        looks = window.span_steps % self.every in (0, self.every - 1)
-        if not (looks or (window.span_steps + 2) % self.every == 0):
-            return state._replace(window=window, displacements=None)
-        now = None
-        if looks:
-            pairs = zip(params, state.params, strict=True)
-            now = tuple(wide(x, xp) - wide(before, xp) for x, before in pairs)
-        start = state.start
-        if now and window.span_steps % self.every == 0:
-            before, paired = state.displacements or now, int(state.displacements is not None)
-            sums = pair_sums(before, now)
-            window = window.add(sums, rows, rho=rho, dt2=learning_rate, paired=paired)
-            if window.span_steps == self.span:
-                ways = [wide(x, xp) - wide(y, xp) for x, y in zip(params, start, strict=True)]
-                distance = xp.stack([squared_norm(y) for y in ways])
-                pairs = zip(ways, now, strict=True)
-                overlap = xp.stack([inner_product(y, dx) for y, dx in pairs])
-                window = window.end_span(distance, overlap, rows, rho=rho)
-                start = tuple(xp.asarray(x, copy=True) for x in params)
-        copies = tuple(xp.asarray(x, copy=True) for x in params)
-        return ThermometerState(window, rows, copies, now, start)
+        sampling, n, window = self._sampling, state.steps + 1, state.window.step()
+        now, start = None, state.start
+        if sampling.measures(n) or sampling.precedes(n):
+            now = _differences(params, state.params)
+        if now is not None and sampling.measures(n):
+            path = _differences(params, start) if sampling.ends_span(n) else None
+            table = core.moments(now, state.displacements or now, path=path)
+            how = core.Dynamics(float(rho), float(learning_rate))
+            weight, paired = sampling.weight(n), state.displacements is not None
+            window = window.measure(table, state.layout, how, weight=weight, paired=paired)
+            start = _copied(params) if path else start
+        if sampling.measures(n + 1) or sampling.precedes(n + 1):
+            state = state._replace(params=_copied(params))
+        return state._replace(steps=n, window=window, displacements=now, start=start)
 
-    @overload
-    def read(self, state: ThermometerState, by: Literal["all"] = "all") -> dict[str, float]: ...
-    @overload
-    def read(self, state: ThermometerState, by: Literal["parameter"]) -> list[dict[str, float]]: ...
-
-    def read(self, state: ThermometerState, by: Literal["all", "parameter"] = "all") -> Any:
+    def read(
+        self, state: ThermometerState, by: Literal["all", "parameter"] = "all"
+    ) -> dict[Any, Any]:
         """The readings of the window.
 
         Parameters
         ----------
         state : from :meth:`update`.
-        by : "all" to pool the parameters, "parameter" for a list with each apart.
+        by : "all" to pool the parameters, "parameter" for a dict with each apart, by the names of
+            :meth:`init` or their places.
 
         Returns
         -------
         dict of floats with "steps" and :data:`coolmomentum.thermometer.READINGS`, which
-        :meth:`coolmomentum.thermometer.Window.read` describes; NaN where something is not known
+        :meth:`coolmomentum.thermometer.Window.readings` describes; NaN where something is not known
         """
         _check.one_of("by", by, ("all", "parameter"))
-        readings = state.window.read(state.rows)
-        rows = [
-            {"steps": state.window.steps} | {name: float(x[i]) for name, x in readings.items()}
-            for i in range(len(state.rows))
-        ]
-        return rows[-1] if by == "all" else rows[:-1]
+        sums = state.window.sums  # of a library that NumPy need not be able to read
+        rows = [[float(sums[i, j]) for j in range(sums.shape[1])] for i in range(sums.shape[0])]
+        return core.report(state.window._replace(sums=rows), state.layout, by)
 
-    def close(self, state: ThermometerState) -> ThermometerState:
+    def reset(self, state: ThermometerState) -> ThermometerState:
         """The state with a new window, after a reading; the span that has begun goes on."""
-        return state._replace(window=state.window.closed())
+        return state._replace(window=state.window.next())
+
+
+def _differences(params: Sequence[Array], before: Sequence[Array]) -> tuple[Array, ...]:
+    """What each parameter moved by, in float32 or better."""
+    xp = array_namespace(*params)
+    return tuple(wide(x, xp) - wide(y, xp) for x, y in zip(params, before, strict=True))
+
+
+def _copied(params: Sequence[Array]) -> tuple[Array, ...]:
+    xp = array_namespace(*params)
+    return tuple(xp.asarray(x, copy=True) for x in params)

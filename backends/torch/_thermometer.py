@@ -1,50 +1,31 @@
 """The thermometer for any optimizer of torch, through the hooks of its step."""
 
-import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Self
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from coolmomentum import _check
+from coolmomentum import thermometer as core
 from coolmomentum.temperature import coordinates
-from coolmomentum.thermometer import EVERY, SPAN, PairSums, Rows, Window, check_intervals
-from coolmomentum.torch._motion import (
-    Motion,
-    clock_of,
-    displaced,
-    has_masses,
-    is_in_state,
-    mass_of,
-    motion_of,
-    shrinkage,
-    was_applied,
-)
-from coolmomentum.torch._optimizer import CoolMomentum
+from coolmomentum.torch import _dynamics as dynamics
+from coolmomentum.torch._dynamics import Before, Told, difference
 from coolmomentum.torch._paths import Number
-from coolmomentum.torch._settings import Group
-from coolmomentum.torch._thermometry import (
-    device_of,
-    real_part_here,
-    sum_dtype,
-    sums_of_products,
-    wide,
-)
-
-Told = float | Callable[[Group], Number] | None  # rho or dt2 as the user tells it
-Pair = tuple[Tensor, Tensor]
+from coolmomentum.torch._thermometry import all_reduced, device_of, dot, real_part_here, sum_dtype
 
 
 class Thermometer:
     """Temperatures of the walk of any ``torch.optim.Optimizer``, read from its displacements.
 
-    It follows the optimizer from where it is made to :meth:`close`, or to the end of a ``with``,
-    and looks at one step in ``every``. The temperature is ``<dx**2> / dt**2`` (Eq. 22), with rho
-    and ``dt**2`` by Eqs 14 and 16 of the optimizer's own settings:
+    It follows the optimizer from where it is made to :meth:`remove`, or to the end of a ``with``,
+    and measures each of the first ten steps, then one in ``every``. The temperature is
+    ``<dx**2> / dt**2`` (Eq. 22), with rho and ``dt**2`` by Eqs 14 and 16 of the optimizer's own
+    settings:
 
     ======================= ======== ============================== ================
     optimizer               rho      dt**2                          mass
@@ -67,7 +48,7 @@ class Thermometer:
     Parameters
     ----------
     optimizer : what to follow. Only parameters that require a gradient count.
-    every : measure one step in this many (the step before it is looked at too).
+    every : measure one step in this many, after the first ten (the step before is looked at too).
     span : steps over which the freeze-out meter follows the parameters, a multiple of ``every``.
     rho : momentum coefficient in place of the table's: a number or a function of a parameter group.
     dt2 : squared time step in place of the table's, likewise; masses are then 1. For SGD-like rules
@@ -80,7 +61,10 @@ class Thermometer:
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        If the optimizer is none, or its step calls no hooks. A wrapper that has the optimizer that
+        steps as ``.optimizer`` (Lightning, Fabric, Accelerate) will do.
+    ValueError
         If an argument is out of range.
 
     Notes
@@ -93,8 +77,10 @@ class Thermometer:
 
     Steps that ``torch.amp.GradScaler`` skips do not count. (Where a fused optimizer of torch's own
     skips them on the accelerator, unknown to the host, they count as steps at rest.) If parameters
-    are added, frozen or unfrozen, a new window begins. rho and the learning rate should change
-    little within a span. Under ``torch.compile`` the hooks run outside of the graphs.
+    are added, frozen, unfrozen or moved to another device, a new window begins. It never stops a
+    training: after an error a new window begins, and the next reading warns. rho and the learning
+    rate should change little within a span. Under ``torch.compile`` the hooks run outside of the
+    graphs.
 
     Examples
     --------
@@ -116,82 +102,77 @@ class Thermometer:
     (0.1, 0.9)
     """
 
-    _window: Window
-    _start: list[Tensor] | None  # the parameters at the start of the span
+    _window: core.Window
+    _n: int  # steps since the parameters are what they are
+    _start: list[Tensor] | None  # the parameters where the span began
     _previous: list[Tensor] | None  # displacements of the step before, if it was looked at
-    _copies: list[Tensor | None]  # the parameters before the step that is going on, where needed
+    _befores: list[Before] | None  # of the step that is going on, if it is looked at
     _also_before: list[Tensor]  # the further tensors after the step before
 
     def __init__(
         self,
         optimizer: Optimizer,
         *,
-        every: int = EVERY,
-        span: int = SPAN,
+        every: int = core.EVERY,
+        span: int = core.SPAN,
         rho: Told = None,
         dt2: Told = None,
         also: Iterable[Tensor] = (),
         named_parameters: Iterable[tuple[str, Tensor]] = (),
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer: {optimizer!r}")
-        self._every, self._span = check_intervals(every, span)
+        self._sampling = core.Sampling(every, span)
         self._rho = rho if rho is None or callable(rho) else _check.half_open("rho", rho, low=-1)
         self._dt2 = dt2 if dt2 is None or callable(dt2) else _check.positive("dt2", dt2)
         self._also = [x for x in also if x.is_floating_point() or x.is_complex()]
         self._names = {param: name for name, param in named_parameters}
-        self._optimizer = optimizer
-        self._in_step = False
+        self._depth = 0  # of calls of the step, which may call that of its superclass
+        self._why: str | None = None  # something could not be measured
+        self._warned = False
+        self._optimizer, self._handles = dynamics.follow(optimizer, self._before, self._after)
         self._begin()
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
 
     # --- what the user calls --------------------------------------------------------------------
 
-    @overload
-    def read(self, by: Literal["all"] = "all") -> dict[str, float]: ...
-    @overload
-    def read(self, by: Literal["group", "parameter"]) -> dict[str | int, dict[str, float]]: ...
+    def read(self, by: core.By = "all", reset: bool = False) -> dict[Any, Any]:
+        """The readings of the window, which goes on.
 
-    def read(self, by: Literal["all", "group", "parameter"] = "all") -> Any:
-        """The readings of the steps since the last reading, and an end of this window.
+        Where parameters are sharded, every process has to read: not under ``if rank == 0``.
 
         Parameters
         ----------
         by : "all" to pool the parameters, "group" or "parameter" for each apart.
+        reset : begin a new window afterwards, as :meth:`reset` does.
 
         Returns
         -------
         dict with "steps" and :data:`coolmomentum.thermometer.READINGS`, which
-        :meth:`coolmomentum.thermometer.Window.read` describes; NaN where something is not known.
-        Apart, a dict of such dicts: a group by its "name" or else its index; a parameter by its
-        name or else its place among the parameters of the optimizer, counted from 0.
+        :meth:`coolmomentum.thermometer.Window.readings` describes; NaN where something is not
+        known. Apart, a dict of such dicts: a group by its "name" or else its index; a parameter by
+        its name or else its place among the parameters of the optimizer, counted from 0. Equal
+        names get a number, as ``weight#2``.
+
+        Warns
+        -----
+        UserWarning
+            Once, if nothing was measured in the window: the warning says why.
         """
-        reading = self.peek(by)
-        self._window = self._window.closed()
+        _check.flag("reset", reset)
+        sums = self._window.sums.cpu().double().numpy()  # the one thing that waits
+        reading = core.report(core.Window(sums, self._window.counts), self._layout, by)
+        why = self._why or core.why_unmeasured(self._window, self._sampling)
+        if why and self._params and not self._warned:
+            self._warned = True
+            warnings.warn(why, stacklevel=2)
+        if reset:
+            self.reset()
         return reading
 
-    @overload
-    def peek(self, by: Literal["all"] = "all") -> dict[str, float]: ...
-    @overload
-    def peek(self, by: Literal["group", "parameter"]) -> dict[str | int, dict[str, float]]: ...
+    def reset(self) -> None:
+        """Begin a new window; the span of the freeze-out meter goes on."""
+        self._window, self._why = self._window.next(xp=xp), None
 
-    def peek(self, by: Literal["all", "group", "parameter"] = "all") -> Any:
-        """As :meth:`read`, but the window goes on."""
-        _check.one_of("by", by, ("all", "group", "parameter"))
-        readings = self._window.read(self._rows, xp=xp)
-        table = torch.stack(list(readings.values()), dim=1).tolist()  # the one thing that waits
-        rows = [{"steps": self._window.steps} | dict(zip(readings, x, strict=True)) for x in table]
-        if by == "all":
-            return rows[-1]
-        if by == "parameter":
-            return dict(zip(self._labels, rows, strict=False))
-        return dict(zip(self._group_labels, rows[len(self._params) :], strict=False))
-
-    def close(self) -> None:
-        """Leave the optimizer alone and free the copies; what was seen can still be read."""
+    def remove(self) -> None:
+        """Take the hooks away and free the copies; what was seen can still be read."""
         for handle in self._handles:
             handle.remove()
         self._forget()
@@ -200,196 +181,179 @@ class Thermometer:
         """Itself; it is at work since it was made."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """:meth:`close`."""
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        """:meth:`remove`."""
+        self.remove()
 
     # --- the hooks ------------------------------------------------------------------------------
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _before(self, optimizer: Optimizer, *_: Any) -> None:
-        self._in_step = True
-        self._clock = clock_of(optimizer)
-        if not (self._looks_at(self._window.span_steps + 1) or self._start is None):
-            return
-        if [id(x) for x in self._params] != [id(x) for x in self._followed()]:
-            self._begin()
-        if self._start is None:
-            self._start = [real_part_here(x).clone() for x in self._walking()]
-        if self._looks_at(self._window.span_steps + 1):
-            in_state = [is_in_state(optimizer, group) for group in optimizer.param_groups]
-            self._copies = [
-                None if in_state[i] else real_part_here(x).clone()
-                for i, x in zip(self._group_of, self._walking(), strict=True)
-            ]
-            self._motions = [self._motion(group) for group in optimizer.param_groups]
+    def _before(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # The hooks run at each level at which torch has wrapped the step. One that raises leaves
+        # out those after it, so start anew where there are more calls than levels.
+        steps = [vars(kind).get("step") for kind in type(self._optimizer).__mro__]
+        levels = sum([getattr(step, "hooked", False) for step in steps])
+        self._depth = self._depth + 1 if self._depth < levels else 1
+        if self._depth == 1:
+            self._closure = any([x is not None for x in (*args[1:], kwargs.get("closure"))])
+            self._guard(self._look)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _after(self, optimizer: Optimizer, *_: Any) -> None:
-        # A step that calls that of its superclass may call the hooks twice, and one that raises
-        # leaves this one out.
-        if not self._in_step:
-            return
-        self._in_step = False
-        if not was_applied(optimizer, self._clock):
-            return
-        self._window = self._window.step()
-        step = int(self._window.span_steps)
-        if self._looks_at(step):
+    def _after(self, *_: Any) -> None:
+        self._depth = max(self._depth - 1, -1)
+        if self._depth == 0:
+            self._guard(self._finish)
+
+    def _guard(self, hook: Callable[[], None]) -> None:
+        """Call it: what cannot be measured must not stop the training."""
+        try:
             with torch.no_grad():
-                now = self._displacements(optimizer)
-                if step % self._every == 0:
-                    self._measure(now)
-                self._previous = self._kept(now) if self._looks_at_next(step) else None
-            self._copies = []
-        if self._looks_at(int(self._window.span_steps) + 1):
+                hook()
+        except Exception as error:
+            self._begin()
+            self._why = f"no reading: {type(error).__name__}: {error}"
+
+    def _look(self) -> None:
+        """Before a step: take what is needed to know its displacements after it."""
+        optimizer, self._befores = self._optimizer, None
+        self._clock = dynamics.clock_of(optimizer)
+        self._gradient = self._closure or dynamics.has_gradient(optimizer)
+        if not self._looks_at(self._n + 1) and self._start is not None:
+            return
+        if self._forms != [_form(x) for x in self._followed()]:
+            self._begin()
+        self._start = self._start or self._copies()
+        if not self._is_last():  # a later hook may still change what the step does
+            return
+        groups = optimizer.param_groups
+        self._settings = [
+            dynamics.settings_of(optimizer, group, self._rho, self._dt2) for group in groups
+        ]
+        self._befores = [
+            dynamics.before(optimizer, groups[i], x, self._settings[i], self._closure)
+            for i, x in zip(self._group_of, self._params, strict=False)
+        ]
+
+    def _finish(self) -> None:
+        """After a step: measure it, and keep what the next one is compared with."""
+        if not dynamics.was_applied(self._optimizer, self._clock, self._gradient):
+            return
+        self._n, self._window = self._n + 1, self._window.step(xp=xp)
+        if self._befores is not None:
+            if [*map(id, self._params)] != [*map(id, self._followed())]:  # changed in the step
+                self._begin()
+                return
+            keep = bool(self._sampling.precedes(self._n))
+            pairs = zip(self._params, self._befores, strict=False)
+            now = [dynamics.displacement(self._optimizer, x, before, keep) for x, before in pairs]
+            also = zip(self._also, self._also_before, strict=True)
+            now += [difference(real_part_here(x), before) for x, before in also]
+            if self._params and self._sampling.measures(self._n):
+                self._measure(now)
+            self._previous = now if keep else None
+        if self._looks_at(self._n + 1):
             self._also_before = [real_part_here(x).clone() for x in self._also]
+        if not self._is_last():
+            self._handles[0].remove()
+            self._handles[0] = self._optimizer.register_step_pre_hook(self._before)
 
-    def _looks_at(self, step: int) -> bool:
-        """Whether it needs the displacements of this step of a span, or of the one after it."""
-        return step % self._every == 0 or self._looks_at_next(step)
+    def _is_last(self) -> bool:
+        """Whether only other thermometers have hooks before the step after this one's."""
+        hooks = [*(self._handles[0].hooks_dict_ref() or {}).items()]
+        while hooks and hooks[-1][0] != self._handles[0].id:
+            if not isinstance(getattr(hooks.pop()[1], "__self__", None), Thermometer):
+                return False
+        return True
 
-    def _looks_at_next(self, step: int) -> bool:
-        return (step + 1) % self._every == 0
+    def _looks_at(self, n: int) -> bool:
+        return bool(self._sampling.measures(n) or self._sampling.precedes(n))
 
     # --- what is followed -----------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Begin a window, and a span, with the parameters that are there."""
-        groups = self._optimizer.param_groups
-        self._params = self._followed()
-        walking = [[x for x in group["params"] if x.requires_grad] for group in groups]
-        self._group_of = [i for i, params in enumerate(walking) for _ in params]
-        counts = [len(params) for params in walking] + [len(self._also)] * bool(self._also)
-        self._rows = Rows(tuple(coordinates(x, xp=xp) for x in self._params), tuple(counts))
-        device = device_of(self._params)
-        zeros = torch.zeros(len(self._rows), device=device)
-        self._window = Window.empty(zeros.to(sum_dtype(zeros)))
-        self._labels = self._parameter_labels()
-        self._group_labels = [group.get("name", i) for i, group in enumerate(groups)]
-        self._group_labels += ["also"] * bool(self._also)
+        groups, place = list[tuple[Any, list[tuple[Any, Tensor]]]](), 0
+        self._group_of: list[int] = []  # of each parameter that walks
+        for i, group in enumerate(self._optimizer.param_groups):
+            params, names = group["params"], group.get("param_names", ())
+            if len(names) != len(params):  # edited by hand
+                names = range(place, place + len(params))
+            place += len(params)
+            named = [(self._names.get(x, k), x) for k, x in zip(names, params, strict=True)]
+            groups.append((group.get("name", i), [pair for pair in named if _walks(pair[1])]))
+            self._group_of += [i] * len(groups[-1][1])
+        if self._also:
+            groups.append(("also", [(f"also.{i}", x) for i, x in enumerate(self._also)]))
+        self._params = [x for _, pairs in groups for _, x in pairs]  # and the further tensors
+        self._forms = [_form(x) for x in self._params]
+        self._layout = core.Layout.from_groups(
+            (label, [(name, coordinates(x, xp=xp)) for name, x in pairs]) for label, pairs in groups
+        )
+        zeros = torch.zeros(len(self._layout), device=device_of(self._params))
+        self._window = core.Window.empty(zeros.to(sum_dtype(zeros)), xp=xp)
+        self._n = 0
         self._forget()
         self._also_before = [real_part_here(x).clone() for x in self._also]
 
-    def _forget(self) -> None:
-        """Free the copies."""
-        self._start, self._previous, self._copies, self._also_before = None, None, [], []
-
     def _followed(self) -> list[Tensor]:
         groups = self._optimizer.param_groups
-        return [x for group in groups for x in group["params"] if x.requires_grad] + self._also
+        return [x for group in groups for x in group["params"] if _walks(x)] + self._also
 
-    def _walking(self) -> list[Tensor]:
-        return self._params[: len(self._group_of)]
+    def _forget(self) -> None:
+        """Free the copies."""
+        self._start, self._previous, self._befores, self._also_before = None, None, None, []
 
-    def _parameter_labels(self) -> list[str | int]:
-        place, labels = 0, dict[Tensor, str | int]()
-        for group in self._optimizer.param_groups:
-            names = group.get("param_names", range(place, place + len(group["params"])))
-            labels |= dict(zip(group["params"], names, strict=True))
-            place += len(group["params"])
-        labels |= {x: f"also.{i}" for i, x in enumerate(self._also)} | self._names
-        return [labels[x] for x in self._params]
+    def _copies(self) -> list[Tensor]:
+        return [real_part_here(x).clone() for x in self._params[: len(self._group_of)]]
 
     # --- a measurement --------------------------------------------------------------------------
 
-    def _motion(self, group: Group) -> Motion:
-        motion = motion_of(self._optimizer, group)
-        rho, dt2 = (
-            theirs if ours is None else ours(group) if callable(ours) else ours
-            for ours, theirs in ((self._rho, motion.rho), (self._dt2, motion.dt2))
-        )
-        return Motion(_kept_number(rho), _kept_number(dt2))
-
-    def _displacements(self, optimizer: Optimizer) -> list[Tensor]:
-        """The displacement of each, real and local; those of CoolMomentum are not copied."""
-        groups = optimizer.param_groups
-        moved = []
-        for i, x, before in zip(self._group_of, self._walking(), self._copies, strict=True):
-            if before is None:
-                moved.append(displaced(optimizer, groups[i], x))
-            else:
-                shrunk = shrinkage(optimizer, groups[i]) if x.grad is not None else 1.0
-                moved.append(_difference(real_part_here(x), before, shrunk))
-        pairs = zip(self._also, self._also_before, strict=True)
-        return moved + [_difference(real_part_here(x), before) for x, before in pairs]
-
-    def _kept(self, displacements: list[Tensor]) -> list[Tensor]:
-        """The same for the next step to be compared with, after the state has changed."""
-        if isinstance(self._optimizer, CoolMomentum):
-            return [dx.clone() for dx in displacements]
-        return displacements
-
     def _measure(self, now: list[Tensor]) -> None:
-        paired = self._previous is not None
-        ends = self._window.span_steps == self._span
-        massive = self._dt2 is None and has_masses(self._optimizer)
-        pairs = self._pairs(now, self._previous or now, massive, ends)
-        width = 3 + 3 * massive + 2 * ends
-        sums = sums_of_products(self._params, pairs, width=width).unbind(1)
-        rho = self._per_parameter([motion.rho for motion in self._motions])
-        self._window = self._window.add(
-            PairSums(*sums[:3]),
-            self._rows,
-            rho=rho,
-            dt2=self._per_parameter([motion.dt2 for motion in self._motions]),
-            weighted=PairSums(*sums[3:6]) if massive else None,
-            paired=int(paired),
+        optimizer, sums = self._optimizer, self._window.sums
+        ends = self._sampling.ends_span(self._n)
+        massive = self._dt2 is None and dynamics.has_masses(optimizer)
+        table = core.moments(
+            now,
+            self._previous or now,
+            self._masses() if massive else None,
+            self._paths(now) if ends else None,
+            dot=dot if sums.device.type == "cpu" else lambda a, b: dot(a, b).to(sums.device),
+            xp=xp,
+        )
+        nothing = [None] * bool(self._also)  # is known of the further tensors
+        rho, dt2 = (
+            self._layout.spread([x[i] for x in self._settings] + nothing, sums[0, 0], xp)
+            for i in (0, 1)
+        )
+        self._window = self._window.measure(
+            all_reduced(self._params, table.T).T,
+            self._layout,
+            core.Dynamics(rho, dt2),
+            weight=self._sampling.weight(self._n),
+            paired=self._previous is not None,
             xp=xp,
         )
         if ends:
-            distance, overlap = sums[-2:]
-            self._window = self._window.end_span(distance, overlap, self._rows, rho=rho, xp=xp)
-            self._start = [real_part_here(x).clone() for x in self._walking()]
+            self._start = self._copies()
 
-    def _pairs(
-        self, now: list[Tensor], before: list[Tensor], massive: bool, ends: bool
-    ) -> Iterator[list[Pair]]:
-        """What to multiply for each parameter, made one after the other."""
+    def _masses(self) -> Iterator[Number]:
         groups = self._optimizer.param_groups
-        for k, (x, a, b) in enumerate(zip(self._params, now, before, strict=True)):
-            walks = k < len(self._group_of)
-            row = [(a, a), (b, b), (a, b)]
-            if massive:
-                m = mass_of(self._optimizer, groups[self._group_of[k]], x) if walks else 1.0
-                row += [(m * a, a), (m * b, b), (m * a, b)]
-            if ends:
-                y = _difference(real_part_here(x), self._start[k]) if walks and self._start else a
-                row += [(y, y), (y, a)]
-            yield row
+        for i, x in zip(self._group_of, self._params, strict=False):
+            yield dynamics.mass_of(self._optimizer, groups[i], x)
+        yield from [1.0] * len(self._also)
 
-    def _per_parameter(self, values: list[Number]) -> Number:
-        """A value of each group, for every parameter; one number if that is all there is."""
-        if self._also:
-            values = [*values, math.nan]
-        if not any(isinstance(value, Tensor) for value in values) and len(set(values)) == 1:
-            return values[0]
-        device = device_of(self._params)
-        like = torch.zeros((), device=device)
-        counts = self._rows.groups
-        # Numbers go over without waiting.
-        columns = [
-            torch.as_tensor(value, dtype=sum_dtype(like)).to(device, non_blocking=True)
-            for value in values
-        ]
-        return torch.cat([x.expand(n) for x, n in zip(columns, counts, strict=True)])
+    def _paths(self, now: list[Tensor]) -> Iterator[Tensor]:
+        """The way of each from the start of the span; of what does not walk nothing is known."""
+        for x, start in zip(self._params, self._start or (), strict=False):
+            yield difference(real_part_here(x), start)
+        yield from now[len(self._group_of) :]
 
 
-def _difference(after: Tensor, before: Tensor, shrunk: Number = 1.0) -> Tensor:
-    """What a parameter moved by, apart from having been shrunk."""
-    before = wide(before)
-    return wide(after) - (before if _is_one(shrunk) else before * shrunk)
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    """What is another where a tensor is replaced or moved."""
+    return id(tensor), tensor.shape, tensor.dtype, tensor.device
 
 
-def _is_one(value: Number) -> bool:
-    return not isinstance(value, Tensor) and value == 1
-
-
-def _kept_number(value: Number) -> Number:
-    """A number, or a tensor of one that later changes in place leave alone."""
-    return value.detach().reshape(()).clone() if isinstance(value, Tensor) else float(value)
+def _walks(param: Tensor) -> bool:
+    """Whether it moves; a lazy one has no shape yet, and one on the meta device no values."""
+    return param.requires_grad and not is_lazy(param) and not param.is_meta

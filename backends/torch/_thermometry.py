@@ -29,38 +29,27 @@ def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     float64 tensor (float32 on MPS) of shape (len(tensors),), without having waited for it, on the
     first accelerator that one of them is on, else on the CPU
     """
-    rows = [[_sum_of_squares_here(tensor)] for tensor in tensors]
-    return _over_processes(tensors, rows, width=1)[:, 0]
+    if not tensors:
+        return torch.zeros(0, dtype=torch.float64)
+    device = device_of(tensors)
+    sums = torch.stack([_sum_of_squares_here(tensor).to(device) for tensor in tensors])
+    return all_reduced(tensors, sums[:, None])[:, 0]
 
 
-def sums_of_products(
-    tensors: Sequence[Tensor], pairs: Iterable[Iterable[tuple[Tensor, Tensor]]], *, width: int
-) -> Tensor:
-    """Sums of products of coordinates, global where the tensors that they belong to are sharded.
+def all_reduced(tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
+    """The sums that this process has, added to those of the others.
 
     Parameters
     ----------
     tensors : what the rows belong to; their devices and shardings count, not their values.
-    pairs : for each of these the pairs of real plain tensors to multiply, which may be made on the
-        way: only those of one tensor are alive at a time.
-    width : pairs for each.
+    sums : shape (len(tensors), k).
 
     Returns
     -------
-    as :func:`sums_of_squares`, of shape (len(tensors), width)
+    as :func:`sums_of_squares`, of the shape of ``sums``
     """
-    return _over_processes(tensors, ([_dot(a, b) for a, b in row] for row in pairs), width)
-
-
-def _over_processes(tensors: Sequence[Tensor], rows: Iterable[list[Tensor]], width: int) -> Tensor:
-    """The sums that this process has, added to those of the others."""
-    device = device_of(tensors)
-    stacked = [torch.stack(row).to(device) for row in rows]
-    if not stacked:
-        return torch.zeros(0, width, dtype=torch.float64)
-    sums = torch.stack(stacked)
     for index, mesh_sums in _reduced(tensors, sums):
-        sums = sums.index_copy(0, torch.tensor(index, device=device), mesh_sums)
+        sums = sums.index_copy(0, torch.tensor(index, device=sums.device), mesh_sums)
     return sums
 
 
@@ -158,7 +147,7 @@ def _sum_of_squares_here(tensor: Tensor) -> Tensor:
     if known_squares.has(tensor):
         return known_squares.of(tensor)
     here = real_part_here(tensor)
-    return _dot(here, here)
+    return dot(here, here)
 
 
 def device_of(tensors: Sequence[Tensor]) -> torch.device:
@@ -172,7 +161,7 @@ def real_part_here(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products of two real tensors, a 0-d tensor."""
     if a.device.type != "cpu":
         if a is not b:

@@ -12,9 +12,9 @@ from exact import U32
 from keras_tools import BACKEND, numpy
 
 from coolmomentum import CoolingSchedule, learning_rate_from_sgd
+from coolmomentum._thermometer_before import READINGS, Rows, Window, pair_sums
 from coolmomentum.keras import CoolMomentum, Thermometer
 from coolmomentum.keras._thermometer import _Meter
-from coolmomentum.thermometer import READINGS, Rows, Window, pair_sums
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((104, 3)).astype("float32")

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch_tools import draw, gradients, parameters
 
-from coolmomentum.thermometer import READINGS, PairSums, Rows, Window
+from coolmomentum.thermometer import READINGS, Dynamics, Layout, Sampling, Window, report
 from coolmomentum.torch import CoolMomentum, Thermometer
 
 SHAPES = [(3, 4), (5,), ()]
@@ -105,8 +105,8 @@ def expected_readings(name, make, every, span, steps):
     optimizer = make(params)
     rho, dt2, kind = MOTION.get(name, (math.nan, math.nan, None))
     masses = Masses(kind)
-    rows = Rows(sizes=tuple(p.numel() for p in params), groups=(3,))
-    window = Window.empty(np.zeros(len(rows)))
+    layout = Layout.from_groups([(0, [(i, p.numel()) for i, p in enumerate(params)])])
+    window, sampling = Window.empty(np.zeros(len(layout))), Sampling(every, span)
     xs = [p.detach().numpy().copy() for p in params]
     before, start = [np.zeros_like(x) for x in xs], xs
     for n, grads in enumerate(gradients(params, steps), 1):
@@ -121,36 +121,29 @@ def expected_readings(name, make, every, span, steps):
             masses.update(i, g.numpy(), n) if kind else np.ones(g.shape)
             for i, g in enumerate(grads)
         ]
-        xs, window = new, window.step()
-        if n % every == 0:
-            pair = sums_of(before, now, [1.0, 1.0, 1.0])
-            window = window.add(
-                pair,
-                rows,
-                rho=used,
-                dt2=dt2,
-                weighted=sums_of(before, now, m),
-                paired=int(n > 1),
-            )
+        xs, window, how = new, window.step(), Dynamics(used, dt2)
+        ys = [a - b for a, b in zip(xs, start, strict=True)]
+        table = sums_of(before, now, ys, m)
+        if n <= 10 or n % every == 0:
+            weight = sampling.weight(n)
+            window = window.add(table, layout, how, weight=weight, paired=n > 1)
         if n % span == 0:
-            ys = [a - b for a, b in zip(xs, start, strict=True)]
-            distance = np.array([np.sum(y * y) for y in ys])
-            overlap = np.array([np.sum(y * dx) for y, dx in zip(ys, now, strict=True)])
-            window = window.end_span(distance, overlap, rows, rho=used)
-            start = xs
+            window, start = window.end_span(table, layout, used), xs
         before = now
-    table = window.read(rows)
-    return [{k: x[i] for k, x in table.items()} for i in range(len(rows))], params
+    by_parameter, by_group = (report(window, layout, by) for by in ("parameter", "group"))
+    return [*by_parameter.values(), *by_group.values(), report(window, layout)], params
 
 
-def sums_of(before, now, masses):
-    """Sums over squares and products times the masses."""
-    triples = list(zip(before, now, masses, strict=True))
-    return PairSums(
-        np.array([np.sum(m * a * a) for _, a, m in triples]),
-        np.array([np.sum(m * b * b) for b, _, m in triples]),
-        np.array([np.sum(m * a * b) for b, a, m in triples]),
-    )
+def sums_of(before, now, ways, masses):
+    """Sums over squares and products, times the masses and of the ways."""
+    one = [np.ones_like(a) for a in now]
+    squares = [
+        [np.sum(m * x * y) for x, y, m in zip(xs, ys, ms, strict=True)]
+        for ms in (one, masses)
+        for xs, ys in ((now, now), (before, before), (now, before))
+    ]
+    paths = [[np.sum(x * y) for x, y in zip(ways, ys, strict=True)] for ys in (ways, now)]
+    return np.array([*squares, *paths])
 
 
 def run(params, optimizer, steps):
@@ -176,15 +169,13 @@ def test_it_reads_what_the_parameters_did(name, every, span):
     with Thermometer(optimizer, every=every, span=span) as thermometer:
         run(params, optimizer, 14)
     assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))
-    rows = [*thermometer.peek("parameter").values(), *thermometer.peek("group").values()]
+    rows = [*thermometer.read("parameter").values(), *thermometer.read("group").values()]
     rows.append(thermometer.read())
     tolerance = 1e-6 if "tensor" in name else 1e-9  # a float32 lr
     for row, wanted in zip(rows, expected, strict=True):
         assert list(row) == ["steps", *READINGS]
-        assert row.pop("steps") == 14
-        for key, value in row.items():
-            close = pytest.approx(wanted[key], rel=tolerance, abs=tolerance, nan_ok=True)
-            assert value == close, key
+        assert row == pytest.approx(wanted, rel=tolerance, abs=tolerance, nan_ok=True)
+        assert row["steps"] == 14
     if name in MOTION:
         assert not math.isnan(rows[-1]["temperature"])
 
@@ -197,7 +188,7 @@ def noisy(make, *, k=1.0, sigma=1.0, steps=1000, size=2000, **settings):
     with Thermometer(optimizer, **settings) as thermometer:
         for n in range(2 * steps):
             if n == steps:
-                thermometer.read()
+                thermometer.reset()
             x.grad = k * x.detach() + sigma * torch.randn(size, generator=noise)
             optimizer.step()
     return thermometer.read()
@@ -271,10 +262,10 @@ def test_cooling_follows_the_schedule():
     for expected in (0.8, 0.2):
         for n in range(50):
             if n == 30:
-                thermometer.read()
+                thermometer.reset()
             x.grad = torch.randn(5000, generator=noise)
             optimizer.step()
-        reading = thermometer.read()
+        reading = thermometer.read(reset=True)
         assert reading["rho"] == pytest.approx(expected, rel=1e-6)
         # 20 steps that remember 1 / (1 - rho**2): four standard errors
         error = 4 * math.sqrt(2 * (1 + expected**2) / (1 - expected**2) / 1e5)
@@ -292,7 +283,7 @@ def at_rest(optimizer):
             p.grad = torch.ones_like(p)
     thermometer = Thermometer(optimizer, every=1, span=10)
     optimizer.step()
-    thermometer.read()
+    thermometer.reset()
     optimizer.param_groups[0]["params"][0].grad = None
     optimizer.step()
     return [row["rescaled_temperature"] for row in thermometer.read("parameter").values()]
@@ -316,7 +307,7 @@ def test_the_learning_rate_of_each_step():
         x.grad = torch.ones_like(x)
         optimizer.step()
         scheduler.step()
-        reading = thermometer.read()
+        reading = thermometer.read(reset=True)
         assert reading["rescaled_temperature"] == (lr * buffer) ** 2
         assert reading["temperature"] == pytest.approx((lr * buffer) ** 2 / (2 * lr / 1.5))
 
@@ -330,11 +321,11 @@ def test_groups_have_their_own_motion():
         for x in (a, b):
             x.grad = torch.ones_like(x)
         optimizer.step()
-    by_parameter = thermometer.peek("parameter")
+    by_parameter = thermometer.read("parameter")
     assert [*by_parameter] == ["a", "b"]
     assert by_parameter["a"]["temperature"] == pytest.approx(0.25)
     assert by_parameter["b"]["temperature"] == pytest.approx(0.01 / (0.2 / 1.5))
-    by_group = thermometer.peek("group")
+    by_group = thermometer.read("group")
     assert [*by_group] == [0, 1]
     assert [row["rho"] for row in by_group.values()] == [0, 0.5]
     pooled = (2 * 0.25 + 3 * 0.01 / (0.2 / 1.5)) / 5
@@ -346,9 +337,9 @@ def test_names_of_a_model():
     model = nn.Linear(2, 1)
     optimizer = SGD(model.parameters(), lr=0.1)
     model.weight.requires_grad_(False)
-    assert [*Thermometer(optimizer).peek("parameter")] == [1]
+    assert [*Thermometer(optimizer).read("parameter")] == [1]
     named = Thermometer(optimizer, named_parameters=model.named_parameters())
-    assert [*named.peek("parameter")] == ["bias"]
+    assert [*named.read("parameter")] == ["bias"]
 
 
 def test_rho_and_dt2_may_be_told():
@@ -418,7 +409,7 @@ def test_parameters_that_come_and_go():
         for x in (a, b):
             x.grad = torch.ones_like(x) if x.requires_grad else None
         optimizer.step()
-        return {name: row["steps"] for name, row in thermometer.peek("parameter").items()}
+        return {name: row["steps"] for name, row in thermometer.read("parameter").items()}
 
     assert [step(), step()] == [{0: 1}, {0: 2}]
     optimizer.add_param_group({"params": [b]})
@@ -464,7 +455,7 @@ def test_further_tensors():
         moved = [a.detach() - b for a, b in zip(floating, before, strict=True)]
         squares += sum(float(dx.double().square().sum()) for dx in moved)
     size = sum(x.numel() for x in floating)
-    by_group = thermometer.peek("group")
+    by_group = thermometer.read("group")
     reading = thermometer.read()
     # float32 differences of numbers near 1
     assert reading["rescaled_temperature"] == pytest.approx(squares / size / 4, rel=1e-4)
@@ -555,6 +546,7 @@ def test_a_long_float32_sum_of_products():
     thermometer = Thermometer(optimizer, every=2, span=2)
     x.grad = torch.from_numpy(random)
     optimizer.step()
+    thermometer.reset()
     x.grad = x.grad * 1.5  # and momentum: twice the first displacement
     optimizer.step()
     reading = thermometer.read()
@@ -615,17 +607,21 @@ def test_leaving_it():
     assert thermometer.read()["steps"] == 1
 
 
-def test_reading_closes_the_window():
-    """Peek leaves it open; read begins another, whose steps and means are its own."""
+def test_a_window_ends_where_it_is_told():
+    """Reading leaves it open; reset=True and reset() begin another, with its own means."""
     (x,) = parameters((3,))
     optimizer = SGD([x], lr=1.0)
     thermometer = Thermometer(optimizer, every=1, span=4)
-    for size in (1.0, 2.0):
+    for size in (1.0, 2.0, 3.0):
         x.grad = torch.full_like(x, size)
         optimizer.step()
-        assert thermometer.peek()["steps"] == 1
-        assert thermometer.read()["rescaled_temperature"] == pytest.approx(size**2)
+        assert thermometer.read()["steps"] == 1
+        reading = thermometer.read(reset=size < 3)
+        assert reading["rescaled_temperature"] == pytest.approx(size**2)
+    thermometer.reset()
     assert thermometer.read()["steps"] == 0
+    with pytest.raises(TypeError, match="reset must be True or False: 1"):
+        thermometer.read(reset=1)
 
 
 def test_a_step_that_raises_is_none():
@@ -762,7 +758,7 @@ def trained(model, optimizer, data):
             optimizer.zero_grad()
             model(batch).square().mean().backward()
             optimizer.step()
-    return {"all": thermometer.peek(), **thermometer.read("parameter")}
+    return {"all": thermometer.read(), **thermometer.read("parameter")}
 
 
 def distributed_worker(rank):

@@ -1,0 +1,228 @@
+"""What torch's optimizers do: their momentum, time step, masses and displacements."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.utils.hooks import RemovableHandle
+
+from coolmomentum import thermometer
+from coolmomentum.langevin import adam_mass
+from coolmomentum.torch._clock import scalar
+from coolmomentum.torch._optimizer import CoolMomentum
+from coolmomentum.torch._paths import Number
+from coolmomentum.torch._settings import Group
+from coolmomentum.torch._thermometry import real_part_here, sum_dtype, wide
+
+# Keys of a group of CoolMomentum: its clock, and the momentum coefficient of its next step.
+CLOCK, RHO = "cooling_step", "cooling_rho"
+Told = float | Callable[[Group], Number] | None  # rho or dt2 as the user tells it
+
+
+class Settings(NamedTuple):
+    """What a group is set to in a step, taken before it: a hook may change it after the step."""
+
+    rho: Number | None
+    dt2: Number | None
+    lr: Number | None
+    decay: Number | None  # what decoupled weight decay multiplies the parameters by
+    in_state: bool  # displacements can be read from the state after the step
+
+
+class Before(NamedTuple):
+    """What is known of a parameter before a step."""
+
+    settings: Settings
+    copy: Tensor | None  # None where its displacement can be read from the state after the step
+    version: int | None  # changes if a step moves it, but for fused kernels: None
+    had_gradient: bool  # or is to have one from a closure
+
+
+def follow(
+    optimizer: Any, before: Callable[..., None], after: Callable[..., None]
+) -> tuple[Optimizer, list[RemovableHandle]]:
+    """The optimizer that steps, with two hooks that torch calls before and after each step.
+
+    A wrapper, as those of Lightning and Accelerate, has it as ``.optimizer``; its own hooks do not
+    run, though it may pose as the class of what it wraps.
+    """
+    inner = optimizer
+    while inner is not None:
+        if isinstance(inner, Optimizer) and (
+            "param_groups" in vars(inner) or getattr(type(inner).step, "hooked", False)
+        ):
+            try:
+                pre = inner.register_step_pre_hook(before)
+                return inner, [pre, inner.register_step_post_hook(after)]
+            except AttributeError:  # its constructor did not call that of torch
+                break
+        inner = getattr(inner, "optimizer", None)
+    names = [k for k, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)]
+    raise TypeError(
+        "optimizer must be a torch.optim.Optimizer whose step calls its hooks: "
+        f"{type(optimizer).__name__}" + (f"; give its .{names[0]}" if names else "")
+    )
+
+
+def settings_of(optimizer: Optimizer, group: Group, rho: Told, dt2: Told) -> Settings:
+    """The settings of a group in the step that comes next; those that are told go first."""
+    theirs = _dynamics_of(optimizer, group)
+    told = [x(group) if callable(x) else x for x in (rho, dt2)]
+    decay = group.get("weight_decay", 0)
+    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, _DECOUPLED))
+    return Settings(
+        _kept(theirs.rho if told[0] is None else told[0]),
+        _kept(theirs.dt2 if told[1] is None else told[1]),
+        _kept(group["lr"]) if uses_step_of(optimizer, SGD) else None,
+        _kept(1 - scalar(group["lr"]) * decay) if decay and decoupled else None,
+        _is_in_state(optimizer, group),
+    )
+
+
+def _kept(value: Any) -> Any:
+    """A number, or a tensor of one that later changes in place leave alone; None stays."""
+    if isinstance(value, Tensor):
+        return value.detach().reshape(()).clone()
+    return None if value is None else float(value)
+
+
+def _dynamics_of(optimizer: Optimizer, group: Group) -> thermometer.Dynamics:
+    """Adam's masses are taken as constant within the step."""
+    if uses_step_of(optimizer, CoolMomentum):
+        return thermometer.Dynamics(group[RHO], scalar(group["lr"]))
+    if uses_step_of(optimizer, SGD) and not group["nesterov"]:
+        return thermometer.sgd(scalar(group["lr"]), group["momentum"], group["dampening"])
+    if uses_step_of(optimizer, Adam) or uses_step_of(optimizer, AdamW):
+        return thermometer.adam(scalar(group["lr"]), group["betas"][0])
+    if uses_step_of(optimizer, RMSprop):
+        return thermometer.rmsprop(scalar(group["lr"]), group["momentum"])
+    if uses_step_of(optimizer, Adagrad) and group["lr_decay"] == 0:
+        return thermometer.adagrad(scalar(group["lr"]))
+    return thermometer.Dynamics()
+
+
+def has_masses(optimizer: Optimizer) -> bool:
+    """Whether the coordinates have masses, rather than 1 each."""
+    return any(uses_step_of(optimizer, kind) for kind in (Adam, AdamW, RMSprop, Adagrad))
+
+
+def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
+    """The mass of each coordinate in the last step, a real tensor, for where there are masses."""
+    state = optimizer.state.get(param)
+    if not state:  # it never moved
+        return 1.0
+    if isinstance(optimizer, Adam | AdamW):
+        moment = real_part_here(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
+        step = torch.as_tensor(state["step"])
+        steps = step.to(sum_dtype(step))
+        of_adam: Tensor = adam_mass(wide(moment), group["betas"][1], steps, group["eps"])
+        return of_adam
+    mean = None
+    if isinstance(optimizer, RMSprop) and group["centered"]:
+        mean = wide(real_part_here(state["grad_avg"]))
+    square = state["square_avg" if isinstance(optimizer, RMSprop) else "sum"]
+    of_rms: Tensor = thermometer.rms_mass(wide(real_part_here(square)), group["eps"], mean)
+    return of_rms
+
+
+def before(
+    optimizer: Optimizer, group: Group, param: Tensor, how: Settings, closure: bool
+) -> Before:
+    """What to know of a parameter in the step that comes next, to which a closure may be given."""
+    known = how.in_state and (isinstance(optimizer, CoolMomentum) or _is_known(optimizer, param))
+    copy = None if known else real_part_here(param).clone()
+    fused = bool(group.get("fused")) or isinstance(optimizer, CoolMomentum)
+    version = None if fused or hasattr(param, "to_local") else param._version
+    return Before(how, copy, version, closure or param.grad is not None)
+
+
+def displacement(optimizer: Optimizer, param: Tensor, known: Before, keep: bool) -> Tensor:
+    """The displacement of a parameter in the last step: real, and local where it is sharded.
+
+    Unless it is to be kept, that of CoolMomentum is the state itself, which the next step changes.
+    """
+    moved = param.grad is not None
+    if not moved:  # or its gradient was dropped after it had moved
+        moved = known.had_gradient if known.version is None else param._version != known.version
+    if known.copy is not None:
+        shrunk = known.settings.decay if moved else None
+        return difference(real_part_here(param), known.copy, shrunk)
+    state = optimizer.state.get(param)
+    if not moved or not state:
+        return torch.zeros_like(real_part_here(param))
+    if isinstance(optimizer, CoolMomentum):
+        moved_by = real_part_here(state["displacement"])
+        return moved_by.clone() if keep else moved_by
+    return real_part_here(state["momentum_buffer"]) * -known.settings.lr  # type: ignore[operator]
+
+
+def difference(after: Tensor, before: Tensor, shrunk: Number | None = None) -> Tensor:
+    """What a parameter moved by, apart from having been shrunk."""
+    return wide(after) - (wide(before) if shrunk is None else wide(before) * shrunk)
+
+
+def _is_in_state(optimizer: Optimizer, group: Group) -> bool:
+    if uses_step_of(optimizer, CoolMomentum):
+        return True
+    has_buffers = uses_step_of(optimizer, SGD) and group["momentum"] and not group["nesterov"]
+    # A buffer does not know of a step that a loss scaler skips inside the kernel.
+    return bool(has_buffers and not hasattr(optimizer, "found_inf"))
+
+
+def _is_known(optimizer: Optimizer, param: Tensor) -> bool:
+    """Whether the momentum buffer of SGD will have the displacement.
+
+    It does not know what the sum with a parameter of half precision loses. It is sparse if its
+    first gradient is, which a closure may bring during the step.
+    """
+    if param.dtype in (torch.float16, torch.bfloat16):
+        return False
+    buffer = optimizer.state.get(param, {}).get("momentum_buffer")
+    first = param.grad if buffer is None else buffer
+    return first is not None and first.layout == torch.strided
+
+
+def clock_of(optimizer: Optimizer) -> int | None:
+    """The clock of CoolMomentum where reading it does not wait, else None."""
+    if isinstance(optimizer, CoolMomentum) and (clock := optimizer.param_groups[0][CLOCK]).is_cpu:
+        return int(clock)
+    return None
+
+
+def has_gradient(optimizer: Optimizer) -> bool:
+    """Whether any parameter has one."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def was_applied(optimizer: Optimizer, clock: int | None, had_gradient: bool) -> bool:
+    """Whether the step before which ``clock_of`` and ``has_gradient`` gave these was one.
+
+    A gradient may be dropped in the step, or come in its closure.
+    """
+    if clock is not None:
+        return clock_of(optimizer) != clock
+    found_inf = getattr(optimizer, "found_inf", None)
+    # CoolMomentum has waited for it already.
+    if found_inf is not None and (found_inf.is_cpu or isinstance(optimizer, CoolMomentum)):
+        return not bool(found_inf)
+    return had_gradient or has_gradient(optimizer)
+
+
+def uses_step_of(optimizer: Optimizer, kind: type[Optimizer]) -> bool:
+    """Whether it takes the steps of this class: a subclass may have its own."""
+    return isinstance(optimizer, kind) and _step_of(type(optimizer)) is _step_of(kind)
+
+
+def _step_of(kind: type[Optimizer]) -> Any:
+    """The step of a class without the hooks that torch wraps it in, on the first class made."""
+    step = kind.step
+    return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
+
+
+_DECOUPLED = tuple(
+    getattr(torch.optim, name)
+    for name in ("AdamW", "Adafactor", "Muon")
+    if hasattr(torch.optim, name)
+)

@@ -1,0 +1,62 @@
+"""The readings of a window by the names of its layout, as plain dicts."""
+
+from typing import Any, Literal
+
+from coolmomentum import _check
+from coolmomentum.thermometer.layout import Layout
+from coolmomentum.thermometer.sampling import FIRST, Sampling
+from coolmomentum.thermometer.window import Window
+
+By = Literal["all", "group", "parameter"]
+
+
+def report(window: Window, layout: Layout, by: By = "all") -> dict[Any, Any]:
+    """The readings of a window as plain dicts.
+
+    Parameters
+    ----------
+    window : its arrays are such that NumPy can read them.
+    layout : what its columns are.
+    by : "all" pools all parameters; "group" and "parameter" give each apart.
+
+    Returns
+    -------
+    dict with "steps" and :data:`READINGS` as floats, NaN where something is not known
+    (:meth:`Window.readings`); apart, a dict of such dicts by the labels of the layout
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``by`` is none of the three.
+    """
+    _check.one_of("by", by, ("all", "group", "parameter"))
+    readings, steps = window.readings(layout), int(window.counts[0])
+
+    def column(i: int) -> dict[str, float]:
+        return {"steps": steps} | {name: float(values[i]) for name, values in readings.items()}
+
+    if by == "all":
+        return column(-1)
+    names = layout.parameters if by == "parameter" else layout.groups
+    first = 0 if by == "parameter" else len(layout.parameters)
+    return {name: column(first + i) for i, name in enumerate(names)}
+
+
+def known(reading: dict[str, float]) -> dict[str, float]:
+    """The readings that exist, for a log: those that are not NaN.
+
+    >>> known({"steps": 2, "temperature": 0.5, "freeze_out": float("nan")})
+    {'steps': 2, 'temperature': 0.5}
+    """
+    return {name: value for name, value in reading.items() if value == value}
+
+
+def why_unmeasured(window: Window, sampling: Sampling) -> str | None:
+    """Why a window that has seen steps reads NaN throughout; None if it does not."""
+    steps, measured = (int(window.counts[i]) for i in (0, 1))
+    if measured or not steps:
+        return None
+    return (
+        f"no reading: none of the {steps} steps of this window was measured; after the first "
+        f"{FIRST} steps one in every={sampling.every} is, so read less often or lower every"
+    )
