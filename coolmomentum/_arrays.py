@@ -15,8 +15,8 @@ Scalar = Any  # a Python number or a 0-d (or broadcastable) array
 DType = Any  # a dtype of the namespace in hand
 
 
-# Made once: an optimizer asks this several times in each step. Tuples, as compilers of PyTorch
-# before 2.7 do not know unions.
+# Made once: an optimizer asks this several times in each step. Tuples, as the compiler of PyTorch
+# 2.6 raises at a union of types.
 _NUMBERS = (int, float)
 _NO_NUMBERS = (bool, np.generic)
 
