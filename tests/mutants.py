@@ -204,8 +204,8 @@ NUMPY = [
     Mutant(
         "thermometer: measures the step after the one in every",
         "numpy/_thermometer.py",
-        "        if now is not None and sampling.measures(n):",
-        "        if now is not None and sampling.precedes(n):",
+        "        if now is not None and self.measures(n):",
+        "        if now is not None and self.precedes(n):",
         Selection("test_numpy_thermometer.py", "test_it_reads_the_displacements"),
     ),
     Mutant(

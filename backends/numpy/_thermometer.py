@@ -27,7 +27,7 @@ class ThermometerState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Thermometer:
+class Thermometer(core.Sampling):
     """Temperatures of the walk of lists of arrays, read from their displacements.
 
     As :class:`coolmomentum.numpy.CoolMomentum` it holds the settings, a state what changes, and
@@ -60,17 +60,6 @@ class Thermometer:
     >>> round(reading["three_point_temperature"], 3)  # Eq. 19: 0.1 * 1.5 / (4 * 0.5)
     0.075
     """
-
-    every: int = core.EVERY
-    span: int = core.SPAN
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self._sampling).items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def _sampling(self) -> core.Sampling:
-        return core.Sampling(self.every, self.span)
 
     def init(self, params: Sequence[Array], names: Sequence[str] = ()) -> ThermometerState:
         """State before the first step.
@@ -113,18 +102,17 @@ class Thermometer:
         ValueError
             If the number of parameters has changed.
         """
-        sampling, n, window = self._sampling, state.steps + 1, state.window.step()
-        now, start = None, state.start
-        if sampling.measures(n) or sampling.precedes(n):
+        n, window, now, start = state.steps + 1, state.window.step(), None, state.start
+        if self.measures(n) or self.precedes(n):
             now = _differences(params, state.params)
-        if now is not None and sampling.measures(n):
-            path = _differences(params, start) if sampling.ends_span(n) else None
+        if now is not None and self.measures(n):
+            path = _differences(params, start) if self.ends_span(n) else None
             table = core.moments(now, state.displacements or now, path=path)
             how = core.Dynamics(float(rho), float(learning_rate))
-            weight, paired = sampling.weight(n), state.displacements is not None
+            weight, paired = self.weight(n), state.displacements is not None
             window = window.measure(table, state.layout, how, weight=weight, paired=paired)
             start = _copied(params) if path else start
-        if sampling.measures(n + 1) or sampling.precedes(n + 1):
+        if self.measures(n + 1) or self.precedes(n + 1):
             state = state._replace(params=_copied(params))
         return state._replace(steps=n, window=window, displacements=now, start=start)
 
