@@ -50,6 +50,8 @@ def whole(name: str, value: object, least: int) -> int:
     number = operator.index(value)
     if number < least:
         raise ValueError(f"{name} must be >= {least}: {value!r}")
+    if number >= 2**63:
+        raise ValueError(f"{name} must be < 2**63: a number of {number.bit_length()} bits")
     return number
 
 

@@ -1124,7 +1124,7 @@ def test_a_schedule_is_taken_as_it_is():
         ("linear", {}, TypeError, "schedule must be a CoolingSchedule or a function of the step"),
         (0.9, {"total_steps": 9}, TypeError, "schedule must be a CoolingSchedule or a function"),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_a_schedule_beside_settings_is_refused(schedule, settings, error, message):
     """One of the two, and a schedule is a CoolingSchedule or a function, no name of a law."""

@@ -1,5 +1,6 @@
 """CoolMomentum as a torch optimizer: parameter groups, the step, checkpoints, temperature."""
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -27,11 +28,13 @@ from coolmomentum.torch._paths import (
 )
 from coolmomentum.torch._settings import (
     COOLING,
+    FLAGS,
     Group,
     at_rest,
     check_fused,
     checked,
     checked_cooling,
+    clock_of,
     displacement_dtype,
     plain,
 )
@@ -191,16 +194,21 @@ class CoolMomentum(Optimizer):
         TypeError, ValueError, RuntimeError
             As the constructor; the optimizer is then as it was.
         """
+        self._check_groups()
         if isinstance(param_group, dict):
             # The clock of a group that comes from another optimizer is not that of this run.
             own = {name: x for name, x in param_group.items() if name not in _PUBLISHED}
             param_group = own | checked(own, self.defaults)
         super().add_param_group(param_group)
-        clocks = [other["cooling_step"] for other in self.param_groups if "cooling_step" in other]
-        clocks += self.__dict__.get("_clocks", [])  # of groups that were taken out
-        clock = clocks[0] if clocks else torch.zeros((), dtype=torch.int64, device="cpu")
-        self._publish(self.param_groups[-1], clock.clone())
+        self._publish(self.param_groups[-1], self._running_clock())
         self._note_settings(len(self.param_groups) - 1)
+
+    def _running_clock(self) -> Tensor:
+        """A copy of the clock of a group, or of one that was taken out; 0 at the start."""
+        clocks = [group.get("cooling_step") for group in self.param_groups]
+        clocks.append(getattr(self, "_last_clock", None))
+        running = [clock for clock in clocks if isinstance(clock, Tensor)]
+        return running[0].clone() if running else torch.zeros((), dtype=torch.int64, device="cpu")
 
     def _publish(self, group: Group, clock: Tensor) -> None:
         """Let a group begin at a clock, with what is to be read beside it."""
@@ -208,7 +216,12 @@ class CoolMomentum(Optimizer):
         group["cooling_lr"] = 1.0  # none yet; a displacement of 0 is cold by any but 0
         group["cooling_idle"] = ""
         place_clock(group)
-        self.__dict__["_clocks"] = [group["cooling_step"]]  # survives param_groups.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: the clock and the settings that were checked go along."""
+        kept = {name: self.__dict__[name] for name in _KEPT if name in self.__dict__}
+        state: dict[str, Any] = super().__getstate__()
+        return state | kept
 
     def extend(self, total_steps: int) -> None:
         """Cool over another number of steps from now on: "train longer".
@@ -242,6 +255,7 @@ class CoolMomentum(Optimizer):
         0.6
         """
         total_steps = _check.whole("total_steps", total_steps, 1)
+        self._check_groups()
         extended = []
         for group in self.param_groups:
             if group["schedule"] is not None:
@@ -256,12 +270,15 @@ class CoolMomentum(Optimizer):
                 )
             if (taken := int(group["cooling_step"])) > total_steps:
                 raise ValueError(f"total_steps must be >= the {taken} steps taken: {total_steps}")
-            extended.append(checked_cooling(group | {"total_steps": total_steps}))
+            extended.append(checked_cooling(group | {"total_steps": total_steps}, whole=True))
         for group, cooling in zip(self.param_groups, extended, strict=True):
             group.update(cooling)
             refresh_rho(group)
+        for index in range(len(self.param_groups)):
+            self._note_settings(index)
         if self.defaults["total_steps"] is not None:
             self.defaults["total_steps"] = total_steps
+        self.__dict__["_has_warned"] = False
 
     @property
     def rho(self) -> float | list[float]:
@@ -286,8 +303,11 @@ class CoolMomentum(Optimizer):
         def without_callables(_: Optimizer, packed: dict[str, Any]) -> None:
             for group in packed["param_groups"]:
                 group.update(plain(group))
-                group["schedule"] = group["schedule"] and _OWN_SCHEDULE
+                if group["schedule"] is not None:
+                    group["schedule"] = _OWN_SCHEDULE
+            packed["state"] = plain(packed["state"])
 
+        self._check_groups()
         # As a hook, so that those of the user see what is saved, and may make of it what they like.
         hook = self.register_state_dict_post_hook(without_callables, prepend=True)
         try:
@@ -314,10 +334,13 @@ class CoolMomentum(Optimizer):
         UserWarning
             Once, with all settings of the cooling that are not the constructor's.
         """
+        self._check_groups()
         before = [dict(group) for group in self.param_groups]
         seen: dict[str, Any] = {}
+        _check_form(state_dict)
 
         def check(_: Optimizer, loaded: dict[str, Any]) -> None:
+            _check_form(loaded)
             seen.update(loaded)
             if len(loaded["param_groups"]) != len(before):
                 return  # torch refuses it
@@ -338,7 +361,8 @@ class CoolMomentum(Optimizer):
                             device=param.device, dtype=displacement_dtype(param, group)
                         )
                 place_clock(group)
-            self.__dict__["_clocks"] = [group["cooling_step"] for group in self.param_groups[:1]]
+            for index in range(len(self.param_groups)):
+                self._note_settings(index)
 
         # As hooks, because the hooks of the user before them may change what is loaded, and those
         # after them may look at it.
@@ -357,23 +381,26 @@ class CoolMomentum(Optimizer):
                 break
 
     def _check_loaded_shapes(self, loaded: dict[str, Any]) -> None:
-        """Refuse displacements of another shape than their parameter."""
+        """Refuse displacements that are not of their parameter's shape and kind, or of none."""
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
             for param, key in zip(group["params"], saved["params"], strict=False):
                 state = loaded["state"].get(key, {})
                 if "displacement" in state:
-                    self._check_shape(param, "displacement", state["displacement"], param.shape)
+                    self._check_tensor(param, "displacement", state["displacement"], param)
 
-    def _check_shape(self, param: Tensor, name: str, value: Any, shape: torch.Size) -> None:
+    def _check_tensor(self, param: Tensor, name: str, value: Any, like: Tensor) -> None:
+        """Refuse what a kernel cannot take beside a parameter, or would take for something else."""
+        text = f"the {name} of parameter {self._label(param)!r} must "
         if not isinstance(value, Tensor):
-            raise TypeError(
-                f"the {name} of parameter {self._label(param)!r} must be a tensor: {value!r}"
-            )
-        if value.shape != shape:
-            raise ValueError(
-                f"the {name} of parameter {self._label(param)!r} must have its shape, "
-                f"{tuple(shape)}: {tuple(value.shape)}"
-            )
+            raise TypeError(f"{text}be a tensor: {value!r}")
+        if value.shape != like.shape:
+            raise ValueError(f"{text}have its shape, {tuple(like.shape)}: {tuple(value.shape)}")
+        if not (value.is_floating_point() or value.is_complex()):
+            raise TypeError(f"{text}be of floating point: {value.dtype}")
+        if value.is_complex() and not like.is_complex():
+            raise TypeError(f"{text}be real, as the parameter is: {value.dtype}")
+        if value.layout != torch.strided or _overlaps(value):
+            raise ValueError(f"{text}be dense and have a place for each number: {value.layout}")
 
     def _label(self, param: Tensor) -> str | int:
         """The name of a parameter where it is known, else its place in the optimizer."""
@@ -382,13 +409,18 @@ class CoolMomentum(Optimizer):
     def _labelled(self) -> Iterator[tuple[str | int, Tensor]]:
         """Parameters with a label each; a name that comes again gets a number, ``weight#2``."""
         place = 0
-        seen: dict[str | int, int] = {}
+        taken = {name for group in self.param_groups for name in group.get("param_names", ())}
+        seen: set[str | int] = set()
         for group in self.param_groups:
             names = group.get("param_names", ())
             for i, param in enumerate(group["params"]):
-                label = names[i] if i < len(names) else place
-                seen[label] = seen.get(label, 0) + 1
-                yield label if seen[label] == 1 else f"{label}#{seen[label]}", param
+                name = label = names[i] if i < len(names) else place
+                count = 1
+                while label in seen or (count > 1 and label in taken):
+                    count += 1
+                    label = f"{name}#{count}"
+                seen.add(label)
+                yield label, param
                 place += 1
 
     # --- the step -------------------------------------------------------------------------------
@@ -431,7 +463,7 @@ class CoolMomentum(Optimizer):
             except Exception:
                 self._forget(fresh)
                 raise
-        past_end = False
+        past_end = []
         for group, tensors, step, here, way in work:
             if (scale := getattr(self, "grad_scale", None)) is not None:
                 for grad in tensors.grads:
@@ -447,9 +479,10 @@ class CoolMomentum(Optimizer):
                 group["cooling_idle"] = ",".join(
                     [str(i) for i, param in enumerate(group["params"]) if param.grad is None]
                 )
-            past_end |= tick(group, step.lr)
+            if tick(group, step.lr):
+                past_end.append(group)
         if past_end:
-            self._warn_of_the_end()
+            self._warn_of_the_end(past_end[0])
 
     def _prepared(self) -> list[tuple[Group, Tensors, Step, Tensors, Ways]]:
         """What a step moves and how, group by group; nothing if no parameter has a gradient."""
@@ -485,40 +518,52 @@ class CoolMomentum(Optimizer):
         """Check what was edited by hand since the last step, as the constructor checks it."""
         if torch.compiler.is_compiling():
             return
-        known = getattr(
-            self, "_known", {}
-        )  # through Lightning's wrapper, which poses as this class
+        # Not self.__dict__: Lightning's wrapper poses as this class and has what it wraps alone.
+        known = getattr(self, "_known", {})
         for index, group in enumerate(self.param_groups):
-            settings = [group.get(name) for name in _CHECKED]
-            if known.get(index) == settings and type(group.get("cooling_step")) is Tensor:
+            noted = known.get(index, (None, None, None))
+            *now, clock = self._settings_of(group)
+            if clock is noted[2] and now == [*noted[:2]] and _is_good_rate(group.get("lr")):
                 continue
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
             new = dict(group)
-            if index in known and group["schedule"] not in (None, known[index][0]):
+            if noted[1] and new["schedule"] is not None and new["schedule"] is not noted[1][0]:
                 new |= dict.fromkeys(COOLING)  # a new schedule replaces the numbers
-            group.update(checked_cooling(new))
-            if not isinstance(group.get("cooling_step"), Tensor):
-                clock = _check.whole("cooling_step", group.get("cooling_step", 0), 0)
-                lr, idle = group.get("cooling_lr", 1.0), group.get("cooling_idle", "")
-                self._publish(group, torch.tensor(clock, dtype=torch.int64, device="cpu"))
-                group.update(cooling_lr=lr, cooling_idle=idle)
+            settings = checked(new, whole=True)
+            settings["lr"] = group["lr"] if isinstance(group["lr"], Tensor) else settings["lr"]
+            group.update(settings)
+            clock, idle = group.get("cooling_step"), group.get("cooling_idle")
+            if clock is None or clock is not noted[2]:
+                lr = group.get("cooling_lr", 1.0)
+                self._publish(group, self._running_clock() if clock is None else _as_clock(clock))
+                group["cooling_lr"] = lr
+                place_clock(group)
+            group["cooling_idle"] = idle if isinstance(idle, str) else ""
+            refresh_rho(group)
             self._note_settings(index)
 
-    def _note_settings(self, index: int) -> None:
-        if not hasattr(self, "_known"):  # nor is it in a copy or pickle
-            self._known: dict[int, list[Any]] = {}
-        self._known[index] = [self.param_groups[index][name] for name in _CHECKED]
+    def _settings_of(self, group: Group) -> tuple[list[type], list[Any], Any]:
+        """What tells whether a group was edited: types, values, and the clock it had."""
+        values = [group.get(name) for name in _CHECKED]
+        published = all(name in group for name in _PUBLISHED)
+        return list(map(type, values)), values, group.get("cooling_step") if published else None
 
-    def _warn_of_the_end(self) -> None:
+    def _note_settings(self, index: int) -> None:
+        if not hasattr(self, "_known"):
+            self._known: dict[int, tuple[Any, ...]] = {}
+        self._known[index] = self._settings_of(self.param_groups[index])
+        self.__dict__["_last_clock"] = self.param_groups[index]["cooling_step"]
+
+    def _warn_of_the_end(self, group: Group) -> None:
         if not self.__dict__.get("_has_warned"):
             self.__dict__["_has_warned"] = True
-            step, end = (self.param_groups[0][x] for x in ("cooling_step", "total_steps"))
+            step, end = group["cooling_step"], group["total_steps"]
             warnings.warn(
                 f"{int(step)} steps are more than 5 % past total_steps={end}, when rho came to 0. "
                 "Count optimizer steps, not epochs; to train for longer call "
                 "optimizer.extend(total_steps).",
-                stacklevel=5,
+                stacklevel=_level_of_the_caller(),
             )
 
     def _ways(self, index: int, tensors: Tensors, group: Group) -> tuple[Tensors, Ways]:
@@ -547,8 +592,17 @@ class CoolMomentum(Optimizer):
         """
         for param, (x, grad, displacement) in zip(tensors.params, here.triples(), strict=True):
             for name, value in (("gradient", grad), ("displacement", displacement)):
-                if getattr(value, "shape", None) != x.shape:
-                    self._check_shape(param, name, value, x.shape)
+                self._check_tensor(param, name, value, x)
+                if value.device != x.device:
+                    raise ValueError(
+                        f"the {name} of parameter {self._label(param)!r} must be on its device, "
+                        f"{x.device}: {value.device}"
+                    )
+            if _overlaps(x):
+                raise ValueError(
+                    f"parameter {self._label(param)!r} must have a place for each number: "
+                    f"strides {x.stride()}"
+                )
 
     def _init_group(
         self,
@@ -679,10 +733,11 @@ class CoolMomentum(Optimizer):
 
     def _displacements(self) -> list[tuple[list[Tensor], list[Tensor]]]:
         """For each group the parameters that moved or are trainable, and how they moved last."""
+        self._check_groups()
         at_rest = torch.zeros((), device="cpu")  # of one that the last step left alone
         groups = []
         for group in self.param_groups:
-            idle = {int(i) for i in group["cooling_idle"].split(",") if i}
+            idle = {int(i) for i in group["cooling_idle"].split(",") if i.isdigit()}
             pairs = [
                 (p, at_rest if i in idle else self.state.get(p, {}).get("displacement", at_rest))
                 for i, p in enumerate(group["params"])
@@ -700,7 +755,8 @@ class CoolMomentum(Optimizer):
 
 # What a group publishes, and settings of the cooling, which are checked when they change.
 _PUBLISHED = ("cooling_step", "cooling_rho", "cooling_lr", "cooling_idle")
-_CHECKED = ("schedule", *COOLING)
+_CHECKED = ("schedule", *COOLING, *FLAGS, "weight_decay", "foreach", "fused", "displacement_dtype")
+_KEPT = ("_known", "_last_clock")  # beside what torch copies
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
 _SPARSE = {
     torch.sparse_coo,
@@ -711,22 +767,72 @@ _SPARSE = {
 }
 
 
-def _continued(own: Group, saved: Group) -> Group:
-    """What a group becomes when it continues a saved one; raises if that cannot be."""
-    if "cooling_step" not in saved:
+def _check_form(state_dict: Any) -> None:
+    """Refuse what is no checkpoint of this optimizer, before any of it is used."""
+    groups = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
+    state = state_dict.get("state") if isinstance(state_dict, dict) else None
+    if (
+        not isinstance(groups, list)
+        or not isinstance(state, dict)
+        or not all(isinstance(group, dict) and "params" in group for group in groups)
+        or not all("cooling_step" in group for group in groups)
+    ):
         raise ValueError(
             "state_dict must be of a CoolMomentum: to start anew from the weights of another "
             "optimizer, load the model only and leave this optimizer as it was made"
         )
+    listed = {key for group in groups for key in group["params"]}
+    for key, entry in state.items():
+        if key in listed and not isinstance(entry, dict):
+            raise ValueError(f"state_dict must hold a dict for each parameter: {key!r}: {entry!r}")
+        if key not in listed and isinstance(entry, dict) and "displacement" in entry:
+            raise ValueError(f"state_dict must list in its groups each parameter: {key!r}")
+
+
+def _continued(own: Group, saved: Group) -> Group:
+    """What a group becomes when it continues a saved one; raises if that cannot be."""
     kept = {name: own[name] for name in own if name not in saved}  # say, flags of later versions
+    clock = clock_of(saved["cooling_step"])
     # A function of the step is not in the checkpoint.
     if own["schedule"] is not None or saved.get("schedule") is not None:
-        cooling = {name: own[name] for name in _CHECKED}
+        cooling = {name: own[name] for name in ("schedule", *COOLING)}
     else:
-        cooling = checked_cooling({name: own[name] for name in COOLING} | saved)
-    clock = torch.as_tensor(saved["cooling_step"], dtype=torch.int64)
-    _check.whole("cooling_step", int(clock), 0)
-    return kept | cooling | {"cooling_step": clock}
+        cooling = {}
+    settings = checked(own | saved | cooling, whole=True)
+    cooling = {name: settings[name] for name in ("schedule", *COOLING)}
+    return kept | cooling | {"cooling_step": torch.tensor(clock, dtype=torch.int64, device="cpu")}
+
+
+def _as_clock(value: Any) -> Tensor:
+    """A clock that somebody wrote into a group."""
+    if isinstance(value, Tensor) and type(value) is not Tensor:
+        return value  # of FakeTensorMode, without a value
+    return torch.tensor(clock_of(value), dtype=torch.int64, device="cpu")
+
+
+def _is_good_rate(lr: Any) -> bool:
+    """Whether a learning rate needs no closer look; a tensor of one is not waited for."""
+    return (type(lr) is float and 0 <= lr < math.inf) or isinstance(lr, Tensor)
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether some of its numbers share their place in memory."""
+    return any(
+        [
+            stride == 0 and size > 1
+            for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+        ]
+    )
+
+
+def _level_of_the_caller() -> int:
+    """The stacklevel of a warning that is to name the line that called step."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(
+        ("torch.", "coolmomentum.")
+    ):
+        level, frame = level + 1, frame.f_back
+    return level - 1
 
 
 def _difference(own: Group, saved: Group) -> str:

@@ -135,7 +135,7 @@ def _guards_work() -> bool:
 
 
 def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "Path":
-    if type(param) not in PLAIN:
+    if type(param) not in PLAIN or any([x.is_neg() or x.is_conj() for x in (param, displacement)]):
         return _in_place
     if param.dtype != grad.dtype:
         return _by_the_core
@@ -295,19 +295,31 @@ def _foreach_in_place(tensors: Tensors, step: Step) -> None:
 
 
 def _in_place(tensors: Tensors, step: Step) -> None:
-    """One by one, the parameter by ``add_`` alone: some tensor subclasses have little else.
+    """One by one, the parameter by ``add_``: some tensor subclasses have little else.
 
-    ``add_`` rounds the sum once, to the dtype of the parameter or as its class does.
+    ``add_`` rounds the sum once, to the dtype of the parameter or as its class does. Products out
+    of place come first, as they round half precision once too; else ``mul_`` will do.
     """
+    coupled = step.weight_decay if not step.decoupled_weight_decay else 0.0
+    decay = step.lr * step.weight_decay if step.decoupled_weight_decay else 0.0
     for param, grad, displacement in tensors.triples():
-        x, slope, dx = (wide(tensor, xp) for tensor in (param, grad, displacement))
-        slope = -slope if step.maximize else slope
+        slope = -wide(grad, xp) if step.maximize else wide(grad, xp)
         if step.weight_decay and not step.decoupled_weight_decay:
-            slope = slope + x * step.weight_decay
-        moved = next_displacement(dx, slope, rho=step.rho, step_size=step.eta)
-        displacement.copy_(moved)
+            try:
+                slope = slope + wide(param, xp) * coupled
+            except _NOT_THERE:
+                slope = slope.clone().add_(param, alpha=coupled)
+        try:
+            dx = wide(displacement, xp)
+            moved = next_displacement(dx, slope, rho=step.rho, step_size=step.eta)
+            displacement.copy_(moved)
+        except _NOT_THERE:
+            moved = displacement.mul_(step.rho).add_(slope * -step.eta)
         if step.weight_decay and step.decoupled_weight_decay:
-            moved = moved - x * (step.lr * step.weight_decay)
+            try:
+                moved = moved - wide(param, xp) * decay
+            except _NOT_THERE:
+                param.mul_(1 - decay)
         param.add_(moved)
 
 
@@ -347,6 +359,7 @@ Path = Callable[[Tensors, Step], None]
 Ways = list[tuple[Path, list[int]]]  # which of the tensors go each path
 
 PLAIN = {Tensor, torch.nn.Parameter}
+_NOT_THERE = (AttributeError, NotImplementedError, RuntimeError, TypeError)  # of tensor subclasses
 _HALF = (torch.float16, torch.bfloat16)
 # The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. In float32
 # this is 0; times a displacement in float64 it need not be.

@@ -49,6 +49,7 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     >>> again.temperature() == optimizer.temperature()
     tensor(True)
     """
+    optimizer._check_groups()
     named = _named(optimizer, named_parameters)
     groups = optimizer.param_groups
     return PortableState(
@@ -96,6 +97,7 @@ def import_state(
         group["cooling_lr"] = saved.last_learning_rate
         group["cooling_idle"] = ""
         place_clock(group)
+    optimizer._check_groups()
 
 
 def _named(

@@ -23,10 +23,11 @@ FLAGS = (
 )
 
 
-def checked(own: Group, defaults: Group | None = None) -> Group:
+def checked(own: Group, defaults: Group | None = None, *, whole: bool = False) -> Group:
     """The settings of a group, or of the constructor, as plain numbers that a checkpoint can hold.
 
-    Raises what names the bad one. The constructor may leave the cooling to its groups.
+    Raises what names the bad one. The constructor may leave the cooling to its groups; what is
+    whole may not.
     """
     settings = (defaults or {}) | own
     weight_decay = _checked_scalar("weight_decay", settings["weight_decay"])
@@ -34,7 +35,7 @@ def checked(own: Group, defaults: Group | None = None) -> Group:
         differentiable = settings["differentiable"] is True
         weight_decay = weight_decay.reshape(()) if differentiable else weight_decay.item()
     checked = {"lr": _checked_scalar("lr", settings["lr"]), "weight_decay": weight_decay}
-    checked |= checked_cooling(own, defaults)
+    checked |= checked_cooling(own, defaults, whole=whole)
     for name in FLAGS:
         _check.flag(name, settings[name])
     for name in ("foreach", "fused"):
@@ -56,7 +57,7 @@ def checked(own: Group, defaults: Group | None = None) -> Group:
     return checked
 
 
-def checked_cooling(own: Group, defaults: Group | None = None) -> Group:
+def checked_cooling(own: Group, defaults: Group | None = None, *, whole: bool = False) -> Group:
     """How a group cools: by its own schedule, by the constructor's, or by numbers of both."""
     for name in COOLING:
         if isinstance(own.get(name), Tensor):
@@ -67,7 +68,12 @@ def checked_cooling(own: Group, defaults: Group | None = None) -> Group:
         if defaults["schedule"] is not None and not given:
             return {}
         given = _given(defaults) | given
-    elif schedule is None and "total_steps" not in given and given.get("law") != "constant":
+    elif (
+        schedule is None
+        and not whole
+        and given.keys().isdisjoint({"total_steps"})
+        and (given.get("law") != "constant")
+    ):
         resolve_schedule(**given, total_steps=2**62)  # left to the groups: check what there is
         return {}
     resolved = resolve_schedule(schedule, **given)
@@ -79,7 +85,7 @@ def checked_cooling(own: Group, defaults: Group | None = None) -> Group:
 
 
 def _given(group: Group) -> Group:
-    return {name: group[name] for name in COOLING if group.get(name) is not None}
+    return {name: plain(group[name]) for name in COOLING if group.get(name) is not None}
 
 
 def plain(value: Any) -> Any:
@@ -88,7 +94,19 @@ def plain(value: Any) -> Any:
         return value.item()
     if type(value) in (list, tuple):
         return type(value)(map(plain, value))
-    return {key: plain(x) for key, x in value.items()} if type(value) is dict else value
+    if isinstance(value, dict):
+        return {plain(key): plain(x) for key, x in value.items()}
+    return value
+
+
+def clock_of(value: Any) -> int:
+    """The clock that somebody wrote into a group or a checkpoint."""
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 else value.tolist()
+    value = plain(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return _check.whole("cooling_step", value, 0)
 
 
 def _checked_scalar(name: str, value: Any) -> float | Tensor:

@@ -566,7 +566,7 @@ def test_the_temperature_is_of_what_the_last_step_moved(path):
     with Thermometer(optimizer, every=1) as thermometer:
         follow([a, b], optimizer, [[torch.full((1,), 200.0), torch.full((1,), 2.0)]])
         assert float(optimizer.temperature()) == (100**2 + 1) / 2
-        thermometer.read()
+        thermometer.reset()
         follow([a, b], optimizer, [[None, torch.full((1,), 2.0)]])
         assert thermometer.read()["temperature"] == 0.5
     for each in (optimizer, resumed := CoolMomentum([a, b], lr=1.0, total_steps=9, rho0=0.0)):
