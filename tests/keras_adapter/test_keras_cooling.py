@@ -213,7 +213,7 @@ def test_the_inner_optimizer_is_extended():
 
 
 def test_an_eager_step_before_fit():
-    """No two variables share an array, which JAX would give away twice in fit."""
+    """It counts, and the compiled steps go on from it."""
     model = network(CoolMomentum(0.1, 8, 0.9))
     model.optimizer.apply(
         [0 * x.value for x in model.trainable_variables], model.trainable_variables

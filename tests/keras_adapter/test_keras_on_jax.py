@@ -57,6 +57,14 @@ def test_one_compilation_while_rho_cools():
     assert int(state[0]) == 9
 
 
+def test_the_state_may_be_donated_after_an_eager_step():
+    """No two variables of the optimizer have one array, which JAX would not donate twice."""
+    x, optimizer = keras.Variable(np.array([1.0, -2.0], "float32")), CoolMomentum(0.1, 4, 0.75)
+    optimizer.apply([x.value + 0], [x])
+    all_used = jax.jit(lambda state: [value + 0 for value in state], donate_argnums=(0,))
+    assert int(all_used([v.value for v in optimizer.variables])[0]) == 1
+
+
 def test_a_scan_is_the_loop():
     """The whole run in one compiled loop."""
     x, optimizer = keras.Variable(np.array([1.0, -2.0], "float32")), CoolMomentum(0.1, 4, 0.75)
