@@ -62,6 +62,8 @@ class PortableState:
     displacements: Mapping[str, np.ndarray]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.displacements, Mapping):
+            raise TypeError(f"displacements must be a dict of arrays: {self.displacements!r}")
         checked = {
             "clock": _check.whole("clock", self.clock, 0),
             # Once more, because a schedule may be made of arrays.
@@ -112,7 +114,7 @@ class PortableState:
             )
         ours, theirs = self.displacements.keys(), shapes.keys()
         differences = [
-            f"{what} {', '.join(map(repr, sorted(names)))}"
+            f"{what} {_some(sorted(names))}"
             for what, names in (("none of", theirs - ours), ("unknown", ours - theirs))
             if names
         ]
@@ -190,7 +192,7 @@ def load_file(path: str | PathLike[str]) -> PortableState:
             _check_format(metadata)
             displacements = _tensors(file, path)
         return PortableState(**_header(metadata), displacements=displacements)
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path!r} cannot be read: {error}") from error
 
 
@@ -240,8 +242,14 @@ def unique(names: list[str]) -> list[str]:
     """``names`` if no two are the same, else ``ValueError``; for the adapters."""
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise ValueError(f"names of parameters must differ: {', '.join(map(repr, twice))} twice")
+        raise ValueError(f"names of parameters must differ: {_some(twice)} twice")
     return names
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many more there are: a model may have a hundred thousand."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more
 
 
 def _checked_name(name: str) -> str:
@@ -257,6 +265,8 @@ def _checked_name(name: str) -> str:
 
 
 def _stored(name: str, displacement: Any) -> np.ndarray:
+    if isinstance(displacement, np.ma.MaskedArray):
+        raise TypeError(f"the displacement of {name!r} must not be masked")
     values = np.asarray(displacement)
     # To NumPy, bfloat16 is of no kind. It is cast to float32 as float16 is.
     if values.dtype.kind != "f" and values.dtype.name != "bfloat16":

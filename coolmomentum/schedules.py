@@ -333,6 +333,7 @@ class TemperatureSchedule:
 
     def __call__(self, step: Scalar) -> Scalar:
         """Rho for the next step when ``step`` steps have been taken; the shape is that of step."""
+        step = _signed(step)
         if self.total_steps is not None:
             step = _at_most(step, self.total_steps)
         if is_number(step):
@@ -349,6 +350,17 @@ class TemperatureSchedule:
             xp = namespace(step)
             rho = astype(xp.zeros_like(step), wide_dtype(real_dtype(step, None, xp), xp), xp) + rho
         return rho
+
+
+def _signed(step: Scalar) -> Scalar:
+    """Short and unsigned integers as ones that a curve can subtract and multiply."""
+    if is_number(step) or not is_array_api_obj(step) or not is_kind(step, "integral"):
+        return step
+    xp, size = namespace(step), bits(step.dtype)
+    unsigned = "uint" in str(step.dtype)
+    if size < 32:
+        return astype(step, xp.int32, xp)
+    return astype(step, as_array(2**31 - 1, xp).dtype, xp) if unsigned else step
 
 
 def _at_most(step: Scalar, last: int) -> Scalar:

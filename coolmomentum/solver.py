@@ -312,4 +312,4 @@ def settings_from_sgd(lr: float, momentum: float, total_steps: int) -> dict[str,
     momentum = _check.half_open("momentum", momentum)
     rho0 = max(momentum, min(_defaults.RHO0, adiabatic_rho0(total_steps, law="linear")))
     lr = 2 * lr / ((1 - momentum) * reduced_temperature(rho0))
-    return {"lr": lr, "rho0": rho0, "law": "linear"}
+    return {"lr": _check.positive("the matched lr", lr), "rho0": rho0, "law": "linear"}

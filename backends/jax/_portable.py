@@ -95,6 +95,8 @@ def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptSt
     """
     shapes = {name: dx.shape for name, dx in _named(states_of(opt_state)).items()}
     loaded = saved.displacements_for(shapes)
+    if saved.clock > (largest := np.iinfo(np.int32).max):
+        raise ValueError(f"clock must be <= {largest}, the int32 of the state: {saved.clock}")
 
     def replaced(node: Any) -> Any:
         if not isinstance(node, CoolMomentumState):

@@ -134,8 +134,8 @@ def temperature(
 
     Returns
     -------
-    temperature, an energy: a 0-d array, float32 or better; after a step with a learning rate of 0
-    there is none (NaN, infinite)
+    temperature, an energy: a 0-d array, float32 or better; infinite if something moved in a step
+    with a learning rate of 0
 
     Raises
     ------
@@ -152,8 +152,8 @@ def temperature(
     def read(state: CoolMomentumState) -> jax.Array:
         last = jnp.maximum(state.count - 1, 0)
         rate = value_at(learning_rate, last, _precision(state))
-        started = (state.count > 0) | (rate > 0)  # a warm-up may begin with a rate of 0
-        return _rescaled(state, axis_name) / jnp.where(started, rate, 1)
+        reading = _rescaled(state, axis_name)
+        return reading / jnp.where(reading == 0, 1, rate)  # a warm-up may begin with a rate of 0
 
     return _pooled(opt_state, read, axis_name)
 

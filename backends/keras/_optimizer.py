@@ -361,6 +361,12 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         # Not that of the variables, which a loss scaler has loaded before.
         own = loaded = self._schedule
         if self.built and len(store.keys()) == len(self.variables):  # else Keras loads nothing
+            for i, variable in enumerate(self.variables):
+                if tuple(variable.shape) != (shape := np.shape(store[str(i)])):
+                    raise ValueError(
+                        f"the saved state must be of this optimizer and model: {variable.path} has "
+                        f"the shape {tuple(variable.shape)}, what was saved {shape}"
+                    )
             index = {id(variable): str(i) for i, variable in enumerate(self.variables)}
             numbers = Cooling(*(np.asarray(store[index[id(v)]]) for v in self._cooling()))
             loaded = resumed(numbers, own)
@@ -491,9 +497,10 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _countable(cooling: CoolingSchedule) -> CoolingSchedule:
-    if keras.backend.backend() == "jax" and (cooling.total_steps or 0) > LARGEST:
+    backend = keras.backend.backend()
+    if backend != "tensorflow" and (cooling.total_steps or 0) > LARGEST:
         raise ValueError(
-            f"total_steps must be <= {LARGEST}, the int32 of Keras' clock on JAX: "
+            f"total_steps must be <= {LARGEST}, the int32 of Keras' counts on {backend}: "
             f"{cooling.total_steps}"
         )
     return cooling

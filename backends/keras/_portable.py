@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from coolmomentum.keras._optimizer import CoolMomentum
+from coolmomentum.keras._schedule import LARGEST
 from coolmomentum.portable import PortableState, require_serialisable, unique
 
 
@@ -80,7 +82,10 @@ def import_state(optimizer: CoolMomentum, saved: PortableState) -> None:
     displacements = _named(optimizer)
     shapes = {name: tuple(dx.shape) for name, dx in displacements.items()}
     loaded = saved.displacements_for(shapes, optimizer.schedule)
-    optimizer._iterations.assign(saved.clock * _microbatches(optimizer))
+    microbatches = saved.clock * _microbatches(optimizer)
+    if keras.backend.backend() != "tensorflow" and microbatches > LARGEST:
+        raise ValueError(f"clock must be <= {LARGEST}, in Keras' int32: {microbatches}")
+    optimizer._iterations.assign(microbatches)
     optimizer._last_learning_rate.assign(saved.last_learning_rate)
     for name, dx in displacements.items():
         dx.assign(ops.convert_to_tensor(loaded[name], dtype=dx.dtype))

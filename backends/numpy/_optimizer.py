@@ -159,6 +159,8 @@ class CoolMomentum:
         for i, (x, dx, g) in enumerate(zip(params, state.displacements, gradients, strict=True)):
             if g is not None and not _floating(g):
                 raise TypeError(f"gradients[{i}] must be a floating array or None: {g!r}")
+            if g is not None and _complex(g) and not _complex(x):
+                raise TypeError(f"gradients[{i}] must be real, as params[{i}] is: {g.dtype}")
             for name, other in (("displacements", dx), ("gradients", g)):
                 if other is not None and other.shape != x.shape:
                     raise ValueError(f"{name}[{i}] must have the shape {x.shape}: {other.shape}")
@@ -223,6 +225,10 @@ class CoolMomentum:
     def rescaled_temperature(self, state: State) -> Array:
         """Mean squared displacement of the last step, ``T dt**2``, pooled: a 0-d array."""
         return rescaled_temperature(state.displacements)
+
+
+def _complex(x: Array) -> bool:
+    return is_kind(x, "complex floating", array_namespace(x))
 
 
 def _floating(x: object) -> bool:

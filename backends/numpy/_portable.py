@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from typing import Any
+
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from coolmomentum._arrays import wide
 from coolmomentum.numpy._optimizer import CoolMomentum, State
 from coolmomentum.portable import PortableState, require_serialisable, unique
 
@@ -43,7 +46,7 @@ def export_state(optimizer: CoolMomentum, state: State, names: Sequence[str]) ->
         cooling=require_serialisable(optimizer._schedule),
         learning_rate=optimizer.learning_rate,
         last_learning_rate=optimizer.learning_rate,
-        displacements={name: np.asarray(dx) for name, dx in named},
+        displacements={name: np.asarray(_plain(dx)) for name, dx in named},
     )
 
 
@@ -78,6 +81,14 @@ def import_state(
             for name, dx in named.items()
         ),
     )
+
+
+def _plain(displacement: Any) -> Any:
+    """Without a graph, and in a dtype of NumPy's where it is a tensor of bfloat16."""
+    if hasattr(displacement, "detach"):
+        displacement = displacement.detach().cpu()
+        return wide(displacement, array_namespace(displacement))
+    return displacement
 
 
 def _names(state: State, names: Sequence[str]) -> list[str]:

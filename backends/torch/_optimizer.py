@@ -674,8 +674,8 @@ class CoolMomentum(Optimizer):
 
         The mean of ``dx**2 / lr`` over the coordinates of all trainable parameters, with the
         learning rate that their group had in the last step; a complex number counts as two
-        coordinates. A parameter that had no gradient in the last step did not move in it. Where
-        that learning rate was 0 there is no temperature (NaN, infinite).
+        coordinates. A parameter that had no gradient in the last step did not move in it. What
+        moved with a learning rate of 0 is infinitely hot.
 
         Returns
         -------
@@ -851,8 +851,13 @@ def _difference(own: Group, saved: Group) -> str:
 
 
 def _over(square: Number, lr: Number) -> Number:
-    """``square / lr``, NaN or infinite where that is 0, which Python's own floats refuse."""
-    return square / lr if isinstance(lr, Tensor) or lr else square * math.inf
+    """``square / lr``; where lr is 0 infinite, and 0 at rest."""
+    if isinstance(lr, Tensor) or isinstance(square, Tensor):
+        quotient = torch.as_tensor(
+            square / lr if isinstance(lr, Tensor) or lr else square * math.inf
+        )
+        return torch.where(torch.as_tensor(square) == 0, 0.0, quotient)
+    return square / lr if lr else square and math.inf
 
 
 def _size(params: list[Tensor]) -> int:

@@ -135,7 +135,7 @@ def _guards_work() -> bool:
 
 
 def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "Path":
-    if type(param) not in PLAIN or any([x.is_neg() or x.is_conj() for x in (param, displacement)]):
+    if type(param) not in PLAIN or _is_lazy(param) or _is_lazy(displacement):
         return _in_place
     if param.dtype != grad.dtype:
         return _by_the_core
@@ -161,6 +161,11 @@ def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "P
     if group["foreach"] is None and param.is_cpu and param.dtype in _HALF:
         return _one_by_one  # or there would be float32 copies of everything at once
     return _one_by_one if group["foreach"] is False else _foreach
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    """Whether its memory holds the negative or the conjugate; kernels read what is in memory."""
+    return not torch.compiler.is_compiling() and (tensor.is_neg() or tensor.is_conj())
 
 
 def _may_be_fused(group: Group) -> bool:

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -214,6 +215,17 @@ EDITS = [
     ({"schedule": "linear"}, TypeError, "schedule must be a CoolingSchedule or a function"),
     ({"schedule": lambda n: 2.0}, ValueError, r"schedule\(0\) must be in \[-1, 1\): 2.0"),
     ({"cooling_step": -1}, ValueError, "cooling_step must be >= 0: -1"),
+    ({"cooling_step": 2.7}, TypeError, "cooling_step must be an integer: 2.7"),
+    ({"cooling_step": True}, TypeError, "cooling_step must be an integer: True"),
+    ({"cooling_step": torch.tensor([1, 2])}, TypeError, "cooling_step must be an integer"),
+    ({"total_steps": None}, TypeError, "total_steps is required"),
+    ({"rho0": torch.tensor(0.5)}, TypeError, "rho0 must be a Python number"),
+    ({"lr": -1.0}, ValueError, "lr must be finite and >= 0: -1.0"),
+    ({"lr": math.nan}, ValueError, "lr must be finite and >= 0: nan"),
+    ({"lr": "0.1"}, TypeError, "lr must be a real number: '0.1'"),
+    ({"weight_decay": -0.5}, ValueError, "weight_decay must be finite and >= 0: -0.5"),
+    ({"maximize": 1}, TypeError, "maximize must be True or False: 1"),
+    ({"displacement_dtype": torch.float16}, ValueError, "displacement_dtype must be torch.float32"),
 ]
 
 
@@ -622,3 +634,135 @@ def test_a_wrapper_that_poses_as_the_class_reads_edited_groups():
     assert float(wrapper.temperature()) == 0
     wrapper.extend(40)
     assert optimizer.param_groups[0]["total_steps"] == optimizer.defaults["total_steps"] == 40
+
+
+def test_groups_that_are_replaced_keep_the_clock():
+    """A list of new dicts, in the optimizer itself, in a deep copy and after import_state."""
+    for change in (lambda o: o, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))):
+        params, optimizer = change(trained(4))
+        optimizer.param_groups = [{"params": params, "lr": 0.125}]
+        assert optimizer.rho == CoolingSchedule(10, 0.5)(4)
+        follow(params, optimizer, gradients(params, 1))
+        assert clock(optimizer) == 5
+        again, twin = copy.deepcopy((params, optimizer))
+        twin.param_groups.clear()
+        twin.add_param_group({"params": again})
+        assert clock(twin) == 5
+
+
+def test_an_edit_counts_before_the_next_step():
+    """In the checkpoint, for extend and for a copy; so does a group without our keys."""
+    params, optimizer = trained(2)
+    optimizer.param_groups[0]["schedule"] = CoolingSchedule(30, 0.25, "linear")
+    twin = copy.deepcopy(optimizer)
+    saved = optimizer.state_dict()["param_groups"][0]
+    assert (saved["schedule"], saved["total_steps"], saved["law"]) == (None, 30, "linear")
+    assert twin.rho == optimizer.rho
+    twin.extend(60)
+    assert twin.rho == CoolingSchedule(60, 0.25, "linear")(2)
+    del optimizer.param_groups[0]["cooling_idle"]
+    optimizer.param_groups[0]["cooling_step"] = 5
+    assert float(optimizer.temperature()) >= 0
+    optimizer.add_param_group({"params": parameters((4,))})
+    assert clock(optimizer) == 5
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"state": {}},
+        {"state": {}, "param_groups": None},
+        {"state": {}, "param_groups": [{"cooling_step": 1}]},
+        {"epoch": 3, "state_dict": {}, "optimizer_states": []},
+        [],
+        None,
+    ],
+    ids=str,
+)
+def test_what_is_no_checkpoint_is_refused(bad):
+    """In one line, and nothing has been changed."""
+    params, optimizer = trained(2)
+    with pytest.raises(ValueError, match=r"^state_dict must be of a CoolMomentum"):
+        optimizer.load_state_dict(bad)
+    follow(params, optimizer, gradients(params, 1))
+    assert clock(optimizer) == 3
+
+
+def test_displacements_that_would_be_lost_or_bent_are_refused():
+    """Keys of no parameter (a JSON round trip makes strings), complex for real, integers."""
+    params, optimizer = trained(2)
+    saved, before = optimizer.state_dict(), copy.deepcopy(optimizer.state_dict())
+    state = saved["state"]
+    with pytest.raises(ValueError, match="must list in its groups each parameter: '0'"):
+        optimizer.load_state_dict(saved | {"state": {str(key): x for key, x in state.items()}})
+    for dtype, text in ((torch.complex64, "be real"), (torch.int32, "be of floating point")):
+        bent = {key: {"displacement": x["displacement"].to(dtype)} for key, x in state.items()}
+        with pytest.raises(TypeError, match=f"^the displacement of parameter 0 must {text}"):
+            optimizer.load_state_dict(saved | {"state": bent})
+    now = optimizer.state_dict()
+    torch.testing.assert_close(now["state"], before["state"], rtol=0, atol=0)
+    assert clock(optimizer) == 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.zeros(2, 3, dtype=torch.int32),
+        torch.zeros(2, 3, dtype=torch.complex128),
+        torch.zeros(3, dtype=torch.float64).expand(2, 3),
+        torch.zeros(2, 3, dtype=torch.float64).to_sparse(),
+        torch.zeros(2, 3, dtype=torch.float64, device="meta"),
+        [[0.0] * 3] * 2,
+    ],
+    ids=["int", "complex", "expanded", "sparse", "meta", "list"],
+)
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "decoupled_weight_decay": True}])
+def test_a_bad_displacement_moves_nothing(bad, settings):
+    """What somebody put into the state is refused before any parameter has moved."""
+    params, optimizer = trained(2, **settings)
+    optimizer.state[params[1]]["displacement"] = bad
+    before = [p.detach().clone() for p in params]
+    for p, g in zip(params, gradients(params, 1)[0], strict=True):
+        p.grad = g
+    with pytest.raises((TypeError, ValueError), match="^the displacement of parameter 1 must "):
+        optimizer.step()
+    assert same([p.detach() for p in params], before)
+    assert clock(optimizer) == 2
+
+
+def test_labels_are_unique_whatever_the_names():
+    """A name may look like the number that an equal one gets."""
+    a, b, c = (torch.zeros(1, requires_grad=True) for _ in "abc")
+    named = [{"params": [("w", a)]}, {"params": [("w", b), ("w#2", c)]}]
+    optimizer = CoolMomentum(named, lr=1.0, total_steps=9, rho0=0.0)
+    follow([a, b, c], optimizer, [[torch.full((1,), 2.0 * n) for n in (1, 2, 3)]])
+    assert sorted(map(float, optimizer.temperatures().values())) == [1.0, 4.0, 9.0]
+    assert len(optimizer.temperatures()) == 3
+
+
+def test_the_warning_of_the_end_names_the_group_and_the_caller():
+    """The group that is past its end, and the line that called step, through a scheduler too."""
+    a, b = parameters((3,), (3,))
+    groups = [{"params": [a], "total_steps": 100}, {"params": [b], "total_steps": 2}]
+    optimizer = CoolMomentum(groups, lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 5)
+    with pytest.warns(
+        UserWarning, match=r"^3 steps are more than 5 % past total_steps=2,"
+    ) as caught:
+        for _ in range(3):
+            a.grad = b.grad = torch.ones(3, dtype=torch.float64)
+            optimizer.step()
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_negated_and_conjugated_parameters_are_moved():
+    """Lazily negated or conjugated memory, which kernels do not look at: as torch.optim.SGD."""
+    z = draw(4, dtype=torch.float64).to(torch.complex128)
+    for view in (z.conj().imag.detach(), z.conj().detach()):
+        plain = view.resolve_conj().resolve_neg().clone()
+        params = [view.requires_grad_(), plain.requires_grad_()]
+        for p in params:
+            p.grad = torch.ones_like(p.detach().resolve_conj().resolve_neg())
+            CoolMomentum([p], **GOOD).step()
+        torch.testing.assert_close(params[0].detach() + 0, params[1].detach() + 0)
