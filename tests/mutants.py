@@ -253,11 +253,11 @@ TORCH_MUTANTS = [
     Mutant(
         "decoupled weight decay after the displacement",
         "torch/_optimizer.py",
-        "            past_end |= tick(group, step.lr)\n",
-        "            past_end |= tick(group, step.lr)\n"
+        "            if tick(group, step.lr):\n",
         "            for x, dx in zip(tensors.params, tensors.displacements, strict=True):\n"
         "                if step.decoupled_weight_decay:\n"
-        "                    dx.sub_(step.lr * step.weight_decay * x)\n",
+        "                    dx.sub_(step.lr * step.weight_decay * x)\n"
+        "            if tick(group, step.lr):\n",
         Selection("torch_adapter/test_torch_update.py", "test_decoupled_weight_decay"),
     ),
     Mutant(
@@ -336,8 +336,8 @@ TORCH_MUTANTS = [
     Mutant(
         "clock not loaded",
         "torch/_optimizer.py",
-        '    clock = torch.as_tensor(saved["cooling_step"], dtype=torch.int64)\n',
-        '    clock = own["cooling_step"]\n',
+        '    clock = clock_of(saved["cooling_step"])\n',
+        '    clock = clock_of(own["cooling_step"])\n',
         contract(RELOADED, TORCH),
     ),
     Mutant(

@@ -1,7 +1,6 @@
 """The state of the reference optimizer in no framework's terms."""
 
 from collections.abc import Sequence
-
 from typing import Any
 
 import numpy as np
