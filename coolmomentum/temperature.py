@@ -190,8 +190,20 @@ def three_point_temperature(
     """
     _check_learning_rate(learning_rate)
     pairs = zip(_as_list(previous), _as_list(displacements), strict=True)
-    both = [_wide(last, xp) + _wide(this, xp) for last, this in pairs]
+    both = [_sum(_wide(last, xp), _wide(this, xp)) for last, this in pairs]
     return rescaled_temperature(both, xp=xp) / three_point_scale(learning_rate, rho)
+
+
+def _sum(last: Array, this: Array) -> Array:
+    _check_shapes(last, this)
+    return last + this
+
+
+def _check_shapes(x: Array, y: Array) -> None:
+    """Refuse arrays that would be broadcast: coordinates would count twice."""
+    shapes = [tuple(z.shape) if hasattr(z, "shape") else () for z in (x, y)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the two must have one shape: {shapes[0]} and {shapes[1]}")
 
 
 def three_point_scale(learning_rate: Scalar, rho: Scalar) -> Scalar:
@@ -243,6 +255,7 @@ def inner_product(x: Array, y: Array, *, xp: Any = None) -> Scalar:
     -6.0
     """
     xp = xp or namespace(x, y)
+    _check_shapes(x, y)
     if xp is math:
         return x * y
     if _is_complex(x, xp):

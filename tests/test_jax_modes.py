@@ -164,10 +164,10 @@ def test_before_the_first_step_the_temperature_is_0_whatever_the_learning_rate()
     assert float(per_leaf(temperature, state, rates)["w"]) == 0
 
 
-def test_after_a_step_with_learning_rate_0_there_is_no_temperature():
-    """NaN where nothing moved, infinite where the momentum did, as in PyTorch."""
+def test_after_a_step_with_learning_rate_0():
+    """It is 0 where nothing moved, infinite where the momentum did, as in PyTorch and Keras."""
     still = CoolMomentumState(jnp.asarray(1), jnp.zeros(2))
-    assert np.isnan(float(temperature(still, optax.linear_schedule(0.0, 0.1, 3))))
+    assert float(temperature(still, optax.linear_schedule(0.0, 0.1, 3))) == 0
     assert float(temperature(CoolMomentumState(jnp.asarray(1), jnp.ones(2)), 0.0)) == np.inf
 
 

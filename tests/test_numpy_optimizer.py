@@ -444,3 +444,13 @@ def test_settings_are_keywords():
     """An optimizer is not made by position."""
     with pytest.raises(TypeError, match="positional"):
         CoolMomentum(0.1, 100)
+
+
+def test_a_complex_gradient_of_a_real_parameter_is_refused():
+    """Its imaginary part would be lost."""
+    optimizer = CoolMomentum(total_steps=9)
+    params = [np.ones(2)]
+    with pytest.raises(
+        TypeError, match=r"^gradients\[0\] must be real, as params\[0\] is: complex"
+    ):
+        optimizer.step(params, [np.ones(2) + 2j], optimizer.init(params))

@@ -474,3 +474,26 @@ def test_jax_functions_of_the_step_are_refused():
     opt_state = cool_jax.cool_momentum(0.1, 9).init(jnp.zeros(2))
     with pytest.raises(TypeError, match="schedule must be a CoolingSchedule to be exported"):
         cool_jax.export_state(opt_state, 0.1, lambda step: 0.5)
+
+
+def test_a_masked_displacement_is_refused():
+    """Its mask would be lost."""
+    with pytest.raises(TypeError, match=r"^the displacement of 'w' must not be masked$"):
+        PortableState(3, COOLING, 0.1, 0.1, {"w": np.ma.array([1.0, 2.0], mask=[0, 1])})
+
+
+def test_messages_stay_short():
+    """Of a hundred thousand names the first are shown, and how many more there are."""
+    with pytest.raises(ValueError, match=r"'n100004' and 99995 more twice$") as caught:
+        unique([f"n{i}" for i in range(10**5, 2 * 10**5)] * 2)
+    assert len(str(caught.value)) < 200
+
+
+def test_numpy_exports_tensors_of_half_precision():
+    """bfloat16 tensors of PyTorch become float32, and a graph is no obstacle."""
+    optimizer = cool_numpy.CoolMomentum(schedule=COOLING)
+    params = [torch.ones(2, dtype=torch.bfloat16), torch.ones(2, requires_grad=True)]
+    state = optimizer.init(params)
+    _, state = optimizer.step(params, params, state)
+    exported = cool_numpy.export_state(optimizer, state, ["a", "b"])
+    assert {dx.dtype for dx in exported.displacements.values()} == {np.dtype("float32")}

@@ -385,3 +385,12 @@ def test_a_learning_rate_is_a_number(lr):
     """A boolean, nothing, a string and a list are refused."""
     with pytest.raises(TypeError, match=r"^learning_rate must be a real number: "):
         temperature(ONE, lr)
+
+
+def test_shapes_that_would_be_broadcast_are_refused():
+    """Coordinates would count twice."""
+    message = r"^the two must have one shape: \(1,\) and \(3,\)$"
+    with pytest.raises(ValueError, match=message):
+        inner_product(np.ones(1), np.ones(3))
+    with pytest.raises(ValueError, match=message):
+        three_point_temperature([np.ones(1)], [np.ones(3)], 0.1, 0.5)

@@ -852,12 +852,10 @@ def _difference(own: Group, saved: Group) -> str:
 
 def _over(square: Number, lr: Number) -> Number:
     """``square / lr``; where lr is 0 infinite, and 0 at rest."""
-    if isinstance(lr, Tensor) or isinstance(square, Tensor):
-        quotient = torch.as_tensor(
-            square / lr if isinstance(lr, Tensor) or lr else square * math.inf
-        )
-        return torch.where(torch.as_tensor(square) == 0, 0.0, quotient)
-    return square / lr if lr else square and math.inf
+    quotient = square / lr if isinstance(lr, Tensor) or lr else square * math.inf
+    if isinstance(square, Tensor) and isinstance(quotient, Tensor):
+        return torch.where(square == 0, torch.zeros_like(quotient), quotient)
+    return quotient if square else 0.0
 
 
 def _size(params: list[Tensor]) -> int:
