@@ -31,6 +31,7 @@ NEEDS = {
     "test_plot.py": ("matplotlib", "pandas"),
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),
+    "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
 }
 # What a module needs, if that is not the package of its name.

@@ -48,6 +48,7 @@ ENVIRONMENTS = {
         "tensorflow",
         ("keras", "tensorflow", "numpy"),
         (*OF_KERAS, "coolmomentum/tensorflow"),
+        more=("tensorboard",),
         keras="tensorflow",
     ),
     "keras-jax": Environment(
