@@ -23,7 +23,12 @@ if "KERAS_BACKEND" not in os.environ:
 
 # What cannot run without a package; tests/frameworks.py has the same for the tests.
 NEEDS = {
-    "torch": ["coolmomentum/torch", "docs/thermometer.md", "docs/plots.md"],
+    "torch": [
+        "coolmomentum/torch",
+        "coolmomentum/keras/_foreach.py",
+        "docs/thermometer.md",
+        "docs/plots.md",
+    ],
     "optax": ["coolmomentum/jax", "docs/jax.md", "docs/thermometer.md"],
     "matplotlib": ["coolmomentum/plot.py", "docs/plots.md"],
     "safetensors": ["coolmomentum/checkpoint.py", "docs/checkpoints.md"],

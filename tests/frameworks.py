@@ -28,9 +28,10 @@ NEEDS = {
     "test_logging_recipes.py": ("torch", "pytorch_lightning", "tensorboard", "transformers"),
     "test_mutants.py": ("torch", "jax", "optax", "keras", "flax", "rich"),
     "test_packaging.py": ("pyproject_hooks",),  # of build: a folder of that name may lie here
-    "test_plot.py": ("matplotlib",),
+    "test_plot.py": ("matplotlib", "pandas"),
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),
+    "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
 }
 # What a module needs, if that is not the package of its name.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from frameworks import NEEDS
+from versions import ENVIRONMENTS
 
 ROOT = Path(__file__).parents[1]
 ALL = ("torch", "jax", "optax", "tensorflow", "keras")
@@ -73,6 +74,20 @@ def test_the_rest_is_collected(tmp_path, there):
         path.name for pattern in NEEDS for path in ROOT.glob(f"tests/{pattern}")
     }
     assert others <= files
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_a_backend_of_keras_is_enough(tmp_path, monkeypatch, backend):
+    """Without the other backends what tests/versions.py runs is collected: the adapter's tests."""
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    blocked = {*ALL, "benchopt"} - {"keras", backend}
+    tests = ENVIRONMENTS[f"keras-{backend}"].tests
+    done = pytest_without(tmp_path, blocked, *tests, "--collect-only", "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert "tests/keras_adapter/test_keras_core.py" in files
+    others = {file for file in files if "test_keras_on_" in file and f"_on_{backend}" not in file}
+    assert not others
 
 
 def test_they_run(tmp_path):

@@ -266,7 +266,11 @@ def test_lists_of_different_lengths_are_refused(lengths):
 # --- settings of every kind -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, jnp.asarray, torch.tensor])
+@pytest.mark.parametrize(
+    "number",
+    [np.float32, np.float64, np.array, lambda x: jnp.asarray(x), lambda x: torch.tensor(x)],
+    ids=["float32", "float64", "array", "jax", "torch"],
+)
 def test_numbers_of_a_library_are_stored_as_plain_ones(library, number):
     """They walk as the float they are, to the last bit, also on another library's arrays."""
     values = {"learning_rate": 0.1, "rho0": 0.9, "weight_decay": 0.25}

@@ -197,15 +197,16 @@ def test_a_file_may_hold_half_precision(tmp_path, shape):
 
 @pytest.fixture
 def rewrite(tmp_path):
-    """A good file with another header, or with other tensors."""
+    """A good file with another header, or with tensors of another dtype."""
 
-    def rewritten(tensors=None, **changes):
+    def rewritten(dtype="float32", **changes):
         path = tmp_path / "state"
         save_file(state(), path)
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() | changes
         metadata = {name: value for name, value in metadata.items() if value is not None}
-        safetensors_torch.save_file(tensors or {"w": torch.zeros(2)}, path, metadata)
+        tensors = {"w": torch.zeros(2).to(getattr(torch, dtype))}
+        safetensors_torch.save_file(tensors, path, metadata)
         return path
 
     return rewritten
@@ -246,8 +247,8 @@ NO_END = json.dumps({"total_steps": None, "law": "paper"})
             {"cooling": json.dumps({"total_steps": 9, "rho0": math.nan})},
             "rho0 must be in [0, 1): n",
         ),
-        ({"tensors": {"w": torch.zeros(2, dtype=torch.int64)}}, "must be real floating: I64"),
-        ({"tensors": {"w": torch.zeros(2).to(torch.float8_e4m3fn)}}, "must be real floating: F8_E"),
+        ({"dtype": "int64"}, "must be real floating: I64"),
+        ({"dtype": "float8_e4m3fn"}, "must be real floating: F8_E"),
     ],
 )
 def test_a_damaged_header_is_refused(rewrite, changes, message):

@@ -34,7 +34,9 @@ class Environment:
 CONTRACT = ("tests/contract",)
 OF_KERAS = ("tests/keras_adapter", *CONTRACT, "docs/keras.md", "coolmomentum/keras")
 ENVIRONMENTS = {
-    "core": Environment("plot", ("numpy", "array-api-compat", "matplotlib"), ("tests", "docs")),
+    "core": Environment(
+        "plot", ("numpy", "array-api-compat", "matplotlib"), ("tests", "docs"), more=("pandas",)
+    ),
     "torch": Environment("torch", ("torch", "numpy"), ("tests", "coolmomentum/torch")),
     "jax": Environment(
         "jax",
@@ -46,6 +48,7 @@ ENVIRONMENTS = {
         "tensorflow",
         ("keras", "tensorflow", "numpy"),
         (*OF_KERAS, "coolmomentum/tensorflow"),
+        more=("tensorboard",),
         keras="tensorflow",
     ),
     "keras-jax": Environment(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from frameworks import left_out
 
 BACKEND = os.environ.get("KERAS_BACKEND")
 
@@ -16,6 +17,8 @@ collect_ignore_glob = (
     if BACKEND is None
     else [f"test_keras_on_{other}*" for other in ("tensorflow", "jax", "torch") if other != BACKEND]
 )
+# pytest takes the nearest list only, which is not that of tests/conftest.py.
+collect_ignore_glob += [path.removeprefix("keras_adapter/") for path in left_out()]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from frameworks import installed
 from keras_tools import BACKEND
 
 import coolmomentum
@@ -45,6 +46,11 @@ def test_the_tensorflow_adapter_is_for_the_tensorflow_backend():
     )
     if BACKEND == "tensorflow":
         assert done.stdout == "True\n"
+    elif not installed("tensorflow"):
+        assert done.stderr.splitlines()[-1] == (
+            "ImportError: coolmomentum.tensorflow needs TensorFlow and Keras 3: "
+            'pip install "coolmomentum[tensorflow]"'
+        )
     else:
         assert done.stderr.splitlines()[-1] == (
             "ImportError: coolmomentum.tensorflow needs Keras on its tensorflow backend, not on "
