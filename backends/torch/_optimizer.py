@@ -399,7 +399,8 @@ class CoolMomentum(Optimizer):
             raise TypeError(f"{text}be of floating point: {value.dtype}")
         if value.is_complex() and not like.is_complex():
             raise TypeError(f"{text}be real, as the parameter is: {value.dtype}")
-        if value.layout != torch.strided or _overlaps(value):
+        # A gradient is only read, and autograd expands that of a sum.
+        if value.layout != torch.strided or (name != "gradient" and _overlaps(value)):
             raise ValueError(f"{text}be dense and have a place for each number: {value.layout}")
 
     def _label(self, param: Tensor) -> str | int:
@@ -817,12 +818,8 @@ def _is_good_rate(lr: Any) -> bool:
 
 def _overlaps(tensor: Tensor) -> bool:
     """Whether some of its numbers share their place in memory."""
-    return any(
-        [
-            stride == 0 and size > 1
-            for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
-        ]
-    )
+    sizes = zip(tensor.stride(), tensor.shape, strict=True)
+    return tensor.numel() > 0 and any([stride == 0 and size > 1 for stride, size in sizes])
 
 
 def _level_of_the_caller() -> int:

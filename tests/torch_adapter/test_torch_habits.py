@@ -766,3 +766,13 @@ def test_negated_and_conjugated_parameters_are_moved():
             p.grad = torch.ones_like(p.detach().resolve_conj().resolve_neg())
             CoolMomentum([p], **GOOD).step()
         torch.testing.assert_close(params[0].detach() + 0, params[1].detach() + 0)
+
+
+def test_expanded_gradients_and_empty_parameters_are_taken():
+    """Autograd expands the gradient of a sum, and an empty tensor has strides of 0."""
+    a, b = (torch.zeros(shape, requires_grad=True) for shape in ((2, 3), (2, 0, 3)))
+    optimizer = CoolMomentum([a, b], lr=1.0, total_steps=9, rho0=0.0)
+    (a.sum() + b.sum()).backward()
+    a.grad = torch.ones(()).expand(2, 3)
+    optimizer.step()
+    assert a.tolist() == [[-0.5] * 3] * 2
