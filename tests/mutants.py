@@ -329,8 +329,8 @@ TORCH_MUTANTS = [
     Mutant(
         "displacement not saved",
         "torch/_optimizer.py",
-        "                group.update(plain(group))\n",
-        '                group.update(plain(group))\n            packed["state"] = {}\n',
+        '            packed["state"] = plain(packed["state"])\n',
+        '            packed["state"] = {}\n',
         contract(RELOADED, TORCH),
     ),
     Mutant(
