@@ -31,7 +31,7 @@ NEEDS = {
     ],
     "optax": ["coolmomentum/jax", "docs/jax.md", "docs/thermometer.md"],
     "matplotlib": ["coolmomentum/plot.py", "docs/plots.md"],
-    "safetensors": ["coolmomentum/checkpoint.py", "docs/checkpoints.md"],
+    "safetensors": ["coolmomentum/portable.py", "docs/checkpoints.md"],
     "benchopt": [str(path) for path in Path(__file__).parent.glob("benchmarks/**/*.py")],
     "triton": ["coolmomentum/torch/_one_pass.py"],  # not on every system
 }
