@@ -849,10 +849,13 @@ def _difference(own: Group, saved: Group) -> str:
 
 def _over(square: Number, lr: Number) -> Number:
     """``square / lr``; where lr is 0 infinite, and 0 at rest."""
-    quotient = square / lr if isinstance(lr, Tensor) or lr else square * math.inf
-    if isinstance(square, Tensor) and isinstance(quotient, Tensor):
-        return torch.where(square == 0, torch.zeros_like(quotient), quotient)
-    return quotient if square else 0.0
+    if not isinstance(lr, Tensor) and lr:
+        return square / lr
+    if not isinstance(lr, Tensor) and not isinstance(square, Tensor):
+        return square and math.inf
+    quotient: Any = square / lr if isinstance(lr, Tensor) else square * math.inf
+    moved = square if isinstance(square, Tensor) else torch.full_like(quotient, square)
+    return torch.where(moved == 0, torch.zeros_like(quotient), quotient)
 
 
 def _size(params: list[Tensor]) -> int:
