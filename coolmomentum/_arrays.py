@@ -99,7 +99,7 @@ def bits(dtype: DType) -> int:
     return int(digits[0]) if digits else 64
 
 
-def wide(x: Array, xp: Any) -> Array:
+def upcast(x: Array, xp: Any) -> Array:
     """``x`` in float32 or better; integers in the namespace's default float, or in float32."""
     if xp is math or is_number(x) or is_kind(x, "complex floating", xp):
         return x
@@ -115,7 +115,7 @@ def computable(*values: Scalar) -> tuple[Any, ...]:
     Half precision comes back in half precision, rounded once. Integers give the default float.
     """
     arrays = [value for value in values if is_array_api_obj(value)]
-    chosen = [wide(x, namespace(x)) if is_array_api_obj(x) else x for x in values]
+    chosen = [upcast(x, namespace(x)) if is_array_api_obj(x) else x for x in values]
     floats = [x for x in arrays if not is_kind(x, "integral")] or arrays
     dtypes = {real_dtype(x, None, namespace(x)) for x in floats}
     if len(dtypes) != 1 or all(x is value for x, value in zip(chosen, values, strict=True)):

@@ -43,7 +43,7 @@ def half_open(name: str, value: object, low: float = 0.0) -> float:
     return number
 
 
-def whole(name: str, value: object, least: int) -> int:
+def integer(name: str, value: object, least: int) -> int:
     """``value`` as an int >= least; whole floats are refused, NumPy integers are not."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be an integer: {value!r}")

@@ -341,8 +341,8 @@ class Window(NamedTuple):
 
 def check_intervals(every: object, span: object) -> tuple[int, int]:
     """``every`` and ``span`` as whole numbers, or the error that says what is wrong with them."""
-    one_in = _check.whole("every", every, 1)
-    steps = _check.whole("span", span, 1)
+    one_in = _check.integer("every", every, 1)
+    steps = _check.integer("span", span, 1)
     if steps % one_in:
         raise ValueError(f"span must be a multiple of every, {one_in}: {span!r}")
     return one_in, steps

@@ -113,7 +113,7 @@ def schedule(
         if not ends:
             raise TypeError("total_steps is required beside schedules that do not have them")
         total_steps = max(ends)
-    last = _check.whole("total_steps", total_steps, 1)
+    last = _check.integer("total_steps", total_steps, 1)
     for each in named.values():
         check_schedule(each, last)
     ax = _axes(ax)

@@ -65,7 +65,7 @@ class PortableState:
         if not isinstance(self.displacements, Mapping):
             raise TypeError(f"displacements must be a dict of arrays: {self.displacements!r}")
         checked = {
-            "clock": _check.whole("clock", self.clock, 0),
+            "clock": _check.integer("clock", self.clock, 0),
             # Once more, because a schedule may be made of arrays.
             "cooling": CoolingSchedule(
                 **{k: _plain(v) for k, v in asdict(require_serialisable(self.cooling)).items()}

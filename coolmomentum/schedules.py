@@ -119,12 +119,12 @@ class CoolingSchedule:
                 "(or pass a schedule)"
             )
         if self.total_steps is not None and is_checkable(self.total_steps):
-            self._set("total_steps", _check.whole("total_steps", self.total_steps, 1))
+            self._set("total_steps", _check.integer("total_steps", self.total_steps, 1))
         if is_checkable(self.rho0):
             self._set("rho0", _check.half_open("rho0", self.rho0))
         for name in ("warmup_steps", "hold_steps"):
             if is_checkable(steps := getattr(self, name)):
-                self._set(name, steps := _check.whole(name, steps, 0))
+                self._set(name, steps := _check.integer(name, steps, 0))
                 total = self.total_steps
                 if total is not None and is_checkable(total) and steps >= total:
                     raise ValueError(f"{name} must be < total_steps = {total}: {steps}")
@@ -218,8 +218,8 @@ def cooled_rho(
     start = _later(start, hold_steps, xp) if holds else start
     span = total_steps - start
     n = _clamp(step - start, span, xp)
-    left, n, span = (_as_float(x, work, xp) for x in (span - n, n, span))
-    rho = _LAWS[law](left, n, span, rho0, xp)
+    remaining, n, span = (_as_float(x, work, xp) for x in (span - n, n, span))
+    rho = _LAWS[law](remaining, n, span, rho0, xp)
     if holds:  # a law at n = 0 may differ from rho0 in the last digit
         rho = _where(step < start, _value(rho0), rho, xp)
     if not (is_number(warmup_steps) and warmup_steps == 0):
@@ -252,20 +252,20 @@ def _counts(counts: list[Scalar], work: DType, xp: Any) -> list[Scalar]:
 # The coefficients are float64 of the host, unless rho0 or S is an array (which may be traced).
 
 
-def _paper(left: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return -xp.expm1(left / span * _log_complement(rho0, xp))
+def _paper(remaining: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
+    return -xp.expm1(remaining / span * _log_complement(rho0, xp))
 
 
-def _linear(left: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return _value(rho0) * left / (left + _complement(rho0) * n)
+def _linear(remaining: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
+    return _value(rho0) * remaining / (remaining + _complement(rho0) * n)
 
 
-def _exponential(left: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return xp.tanh(left / span * _artanh(rho0, xp))
+def _exponential(remaining: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
+    return xp.tanh(remaining / span * _artanh(rho0, xp))
 
 
-def _constant(left: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return left * 0 + _value(rho0)
+def _constant(remaining: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
+    return remaining * 0 + _value(rho0)
 
 
 _LAWS = {
@@ -415,7 +415,7 @@ def from_temperature(
     if not callable(tau):
         raise TypeError(f"tau must be a function of the step: {tau!r}")
     if total_steps is not None:
-        total_steps = _check.whole("total_steps", total_steps, 1)
+        total_steps = _check.integer("total_steps", total_steps, 1)
     return TemperatureSchedule(tau, total_steps)
 
 
@@ -477,7 +477,7 @@ def resolve_schedule(
     if total_steps is not None and not isinstance(schedule, CoolingSchedule):
         del given["total_steps"]
         if is_checkable(total_steps):
-            _check.whole("total_steps", total_steps, 1)
+            _check.integer("total_steps", total_steps, 1)
     for name, value in given.items():
         raise ValueError(f"{name} must not be given beside a schedule: {value!r}")
     return schedule

@@ -145,7 +145,7 @@ def _check_settings(**settings: Scalar) -> None:
     known = {name: value for name, value in settings.items() if is_checkable(value)}
     for name, value in known.items():
         if name == "total_steps":
-            _check.whole(name, value, 1)
+            _check.integer(name, value, 1)
         elif name == "alpha":
             if not 0 < _check.real(name, value) < 1:
                 raise ValueError(f"alpha must be in (0, 1): {value!r}")
@@ -253,7 +253,7 @@ def adiabatic_rho0(total_steps: int, bound: float = 0.1, law: Law = _defaults.LA
     >>> round(adiabatic_rho0(2400), 3), round(adiabatic_rho0(300), 3)
     (0.99, 0.948)
     """
-    _check.whole("total_steps", total_steps, 1)
+    _check.integer("total_steps", total_steps, 1)
     _check.positive("bound", bound)
     _check.one_of("law", law, ("paper", "linear", "exponential"))
     cool, hot = 0.0, 1.0

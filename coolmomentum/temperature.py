@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from coolmomentum import _check
-from coolmomentum._arrays import Array, Scalar, is_checkable, is_kind, is_number, namespace, wide
+from coolmomentum._arrays import Array, Scalar, is_checkable, is_kind, is_number, namespace, upcast
 
 __all__ = [
     "DisplacementSum",
@@ -233,7 +233,7 @@ def squared_norm(x: Array, *, xp: Any = None) -> Scalar:
         return x * x
     if _is_complex(x, xp):
         return xp.sum(xp.real(x) ** 2 + xp.imag(x) ** 2)
-    x = wide(x, xp)
+    x = upcast(x, xp)
     return xp.sum(x * x)
 
 
@@ -260,7 +260,7 @@ def inner_product(x: Array, y: Array, *, xp: Any = None) -> Scalar:
         return x * y
     if _is_complex(x, xp):
         return xp.sum(xp.real(x) * xp.real(y) + xp.imag(x) * xp.imag(y))
-    return xp.sum(wide(x, xp) * wide(y, xp))
+    return xp.sum(upcast(x, xp) * upcast(y, xp))
 
 
 def coordinates(x: Array, *, xp: Any = None) -> int:
@@ -297,7 +297,7 @@ def _as_list(displacements: Displacements) -> list[Array]:
 
 
 def _wide(x: Array, xp: Any) -> Array:
-    return wide(x, xp or namespace(x))
+    return upcast(x, xp or namespace(x))
 
 
 def _is_complex(x: Array, xp: Any) -> bool:

@@ -6,7 +6,7 @@ Equation numbers are those of Borysenko and Byshkin, Scientific Reports 11, 1070
 import math
 from typing import Any
 
-from coolmomentum._arrays import Array, Scalar, astype, is_kind, is_number, namespace, wide
+from coolmomentum._arrays import Array, Scalar, astype, is_kind, is_number, namespace, upcast
 from coolmomentum.langevin import step_size
 
 __all__ = ["langevin_step", "next_displacement"]
@@ -87,7 +87,7 @@ def langevin_step(
     (0.78125, -0.21875)
     """
     xp = xp or namespace(x, displacement, gradient)
-    position, velocity, slope = wide(x, xp), wide(displacement, xp), wide(gradient, xp)
+    position, velocity, slope = upcast(x, xp), upcast(displacement, xp), upcast(gradient, xp)
     slope = -slope if maximize else slope
     if weight_decay and decoupled_weight_decay:
         position = position * (1 - learning_rate * weight_decay)

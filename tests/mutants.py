@@ -109,7 +109,7 @@ CORE = [
     Mutant(
         "rho by a float32 power of alpha (Eq. 20)",
         "schedules.py",
-        "    return -xp.expm1(left / span * _log_complement(rho0, xp))",
+        "    return -xp.expm1(remaining / span * _log_complement(rho0, xp))",
         "    return 1 - (1 - rho0) / float(np.float32((1 - rho0) ** (1 / span))) ** n",
         contract(END, TORCH),
     ),
@@ -154,7 +154,7 @@ CORE = [
         "decoupled weight decay counted as displacement",
         "update.py",
         "_stored(moved, displacement, xp)",
-        "_stored(position + moved - wide(x, xp), displacement, xp)",
+        "_stored(position + moved - upcast(x, xp), displacement, xp)",
         OPTIONS,
     ),
     Mutant(

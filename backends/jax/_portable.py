@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from coolmomentum.jax._readings import states_of
-from coolmomentum.jax._transform import CoolMomentumState, walks
+from coolmomentum.jax._transform import CoolMomentumState, is_trainable
 from coolmomentum.jax._tree import Leaf, named_leaves, unboxed
 from coolmomentum.portable import PortableState, unique
 from coolmomentum.schedules import CoolingSchedule
@@ -102,7 +102,7 @@ def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptSt
         if not isinstance(node, CoolMomentumState):
             return node
         new = [
-            _like(dx, loaded[name]) if walks(dx) else _at_rest(dx)
+            _like(dx, loaded[name]) if is_trainable(dx) else _at_rest(dx)
             for name, dx in named_leaves(node.displacement)
         ]
         displacement = jax.tree.unflatten(jax.tree.structure(node.displacement), new)
@@ -116,7 +116,7 @@ def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptSt
 def _named(found: list[CoolMomentumState]) -> dict[str, Leaf]:
     """The displacements that move, of all states, by name."""
     leaves = [leaf for state in found for leaf in named_leaves(state.displacement)]
-    named = [(name, dx) for name, dx in leaves if walks(dx)]
+    named = [(name, dx) for name, dx in leaves if is_trainable(dx)]
     unique([name for name, _ in named])
     return dict(named)
 

@@ -24,11 +24,11 @@ from coolmomentum._arrays import DType
 from coolmomentum.jax._transform import (
     CoolMomentumState,
     RhoSchedule,
+    is_trainable,
     precision,
     promoting,
     rho_at,
     value_at,
-    walks,
 )
 from coolmomentum.jax._tree import unboxed
 
@@ -222,7 +222,7 @@ def per_leaf(
     """
 
     def read(count: jax.Array, displacement: jax.Array) -> Any:
-        if not walks(displacement):
+        if not is_trainable(displacement):
             return optax.MaskedNode()
         return reading(CoolMomentumState(count, displacement), *args, **options)
 
@@ -317,7 +317,7 @@ def _varying_axes(x: jax.Array) -> tuple[Hashable, ...]:
 
 
 def _walking(state: CoolMomentumState) -> list[jax.Array]:
-    return [dx for dx in jax.tree.leaves(state.displacement) if walks(dx)]
+    return [dx for dx in jax.tree.leaves(state.displacement) if is_trainable(dx)]
 
 
 def _precision(state: CoolMomentumState) -> DType:

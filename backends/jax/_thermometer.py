@@ -15,7 +15,7 @@ import optax
 from jax import export, lax
 
 from coolmomentum import _check
-from coolmomentum._arrays import is_number, wide
+from coolmomentum._arrays import is_number, upcast
 from coolmomentum._thermometer_before import (
     EVERY,
     SPAN,
@@ -26,7 +26,7 @@ from coolmomentum._thermometer_before import (
     pair_sums,
 )
 from coolmomentum.jax._readings import AxisName, axes_of, shards
-from coolmomentum.jax._transform import RhoSchedule, precision, rho_at, value_at, walks
+from coolmomentum.jax._transform import RhoSchedule, is_trainable, precision, rho_at, value_at
 from coolmomentum.langevin import adam_mass, learning_rate_from_adam
 from coolmomentum.temperature import coordinates, inner_product, squared_norm
 
@@ -194,7 +194,7 @@ def adam_thermometer(
         (adam,) = _nodes(inner_state, optax.ScaleByAdamState)
 
         def masses() -> list[jax.Array]:
-            leaves = [wide(x, jnp) for x in jax.tree.leaves(adam.nu)]
+            leaves = [upcast(x, jnp) for x in jax.tree.leaves(adam.nu)]
             return [adam_mass(x, second, adam.count.astype(x.dtype), eps) for x in leaves]
 
         updates, measured = meter.update(updates, state.thermometer, params, masses)
@@ -309,7 +309,7 @@ def _nodes(tree: Any, kind: type) -> list[Any]:
 def _init(params: optax.Params) -> ThermometerState:
     def zeros(x: Any) -> Any:
         # An explicit dtype makes them strongly typed, or the second step would compile again.
-        return jnp.zeros_like(x, jnp.result_type(x)) if walks(x) else optax.MaskedNode()
+        return jnp.zeros_like(x, jnp.result_type(x)) if is_trainable(x) else optax.MaskedNode()
 
     previous = jax.tree.map(zeros, params)
     layout = _Layout.of(previous)
@@ -354,7 +354,7 @@ class _Meter(NamedTuple):
             def follow(x0: jax.Array, x: jax.Array, dx: jax.Array) -> jax.Array:
                 x0 = jnp.where(begins, x, x0)
                 # In the memory of x0, which is done with: elsewhere every step would allocate it.
-                way = wide(x, jnp) - wide(x0, jnp) + wide(dx, jnp)
+                way = upcast(x, jnp) - upcast(x0, jnp) + upcast(dx, jnp)
                 return jnp.where(ends, way.astype(x0.dtype), x0)
 
             here = _walking(params, state.start)
@@ -453,7 +453,7 @@ def _walking(tree: Any, like: Any) -> Any:
 
 
 def _times(xs: list[jax.Array], factors: list[jax.Array]) -> list[jax.Array]:
-    return [wide(x, jnp) * factor for x, factor in zip(xs, factors, strict=True)]
+    return [upcast(x, jnp) * factor for x, factor in zip(xs, factors, strict=True)]
 
 
 def _pair_sums(

@@ -13,7 +13,7 @@ from jax import export
 
 from coolmomentum import _check, _defaults
 from coolmomentum import step_size as step_size_of
-from coolmomentum._arrays import DType, Scalar, wide
+from coolmomentum._arrays import DType, Scalar, upcast
 from coolmomentum.jax._tree import Leaf, unboxed
 from coolmomentum.schedules import (
     CoolingSchedule,
@@ -171,14 +171,16 @@ def cool_momentum(
 
         with promoting():
             moved = _map_gradients(
-                lambda g, dx: dx if g is None or not walks(dx) else _moved(g, dx, coefficients),
+                lambda g, dx: (
+                    dx if g is None or not is_trainable(dx) else _moved(g, dx, coefficients)
+                ),
                 updates,
                 state.displacement,
             )
         displacement = jax.tree.map(_stored, moved, state.displacement)
         like = updates if params is None else params
         updates = _map_gradients(
-            lambda g, dx, x: None if g is None else _stored(dx, x if walks(dx) else dx),
+            lambda g, dx, x: None if g is None else _stored(dx, x if is_trainable(dx) else dx),
             updates,
             moved,
             like,
@@ -237,7 +239,9 @@ def _at_rest(x: Leaf, dtype: DType | None) -> jax.Array:
     if _is_key(x):
         return jnp.zeros_like(x)
     # An explicit dtype makes the zeros strongly typed, or the second step would compile again.
-    return jnp.zeros_like(x, dtype=dtype if dtype is not None and walks(x) else jnp.result_type(x))
+    return jnp.zeros_like(
+        x, dtype=dtype if dtype is not None and is_trainable(x) else jnp.result_type(x)
+    )
 
 
 def _map_gradients(f: Callable[..., Any], gradients: optax.Updates, *rest: Any) -> Any:
@@ -247,7 +251,7 @@ def _map_gradients(f: Callable[..., Any], gradients: optax.Updates, *rest: Any) 
 
 def _moved(gradient: Leaf, displacement: jax.Array, coefficients: Callable[[DType], Any]) -> Any:
     """The next displacement, in the precision in which it is computed."""
-    g, dx = wide(jnp.asarray(gradient), jnp), wide(displacement, jnp)
+    g, dx = upcast(jnp.asarray(gradient), jnp), upcast(displacement, jnp)
     if jnp.iscomplexobj(g) and not jnp.iscomplexobj(dx):
         raise TypeError(
             "gradients must be real where the parameter, or accumulator_dtype, is: "
@@ -270,7 +274,7 @@ def promoting() -> contextlib.AbstractContextManager[Any]:
     return standard
 
 
-def walks(x: Leaf) -> bool:
+def is_trainable(x: Leaf) -> bool:
     """Whether a parameter moves: integers, booleans and PRNG keys do not."""
     return not _is_key(x) and bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 

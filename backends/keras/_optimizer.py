@@ -200,7 +200,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             raise TypeError(
                 f"schedule must be a CoolingSchedule to be extended, not a function: {cooling!r}"
             )
-        total_steps = _check.whole("total_steps", total_steps, 1)
+        total_steps = _check.integer("total_steps", total_steps, 1)
         taken = int(_on_host(self.iterations))
         if total_steps < taken:
             raise ValueError(

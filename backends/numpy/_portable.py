@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from coolmomentum._arrays import wide
+from coolmomentum._arrays import upcast
 from coolmomentum.numpy._optimizer import CoolMomentum, State
 from coolmomentum.portable import PortableState, require_serialisable, unique
 
@@ -86,7 +86,7 @@ def _plain(displacement: Any) -> Any:
     """Without a graph, and in a dtype of NumPy's where it is a tensor of bfloat16."""
     if hasattr(displacement, "detach"):
         displacement = displacement.detach().cpu()
-        return wide(displacement, array_namespace(displacement))
+        return upcast(displacement, array_namespace(displacement))
     return displacement
 
 

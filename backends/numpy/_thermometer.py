@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 
 from coolmomentum import _check
 from coolmomentum import thermometer as core
-from coolmomentum._arrays import wide
+from coolmomentum._arrays import upcast
 from coolmomentum.temperature import coordinates, squared_norm
 
 Array = Any  # an array of any array-API namespace
@@ -145,7 +145,7 @@ class Thermometer(core.Sampling):
 def _differences(params: Sequence[Array], before: Sequence[Array]) -> tuple[Array, ...]:
     """What each parameter moved by, in float32 or better."""
     xp = array_namespace(*params)
-    return tuple(wide(x, xp) - wide(y, xp) for x, y in zip(params, before, strict=True))
+    return tuple(upcast(x, xp) - upcast(y, xp) for x, y in zip(params, before, strict=True))
 
 
 def _copied(params: Sequence[Array]) -> tuple[Array, ...]:

@@ -14,7 +14,7 @@ from coolmomentum.torch._clock import scalar
 from coolmomentum.torch._optimizer import CoolMomentum
 from coolmomentum.torch._paths import Number
 from coolmomentum.torch._settings import Group
-from coolmomentum.torch._thermometry import real_part_here, sum_dtype, wide
+from coolmomentum.torch._thermometry import real_part_here, sum_dtype, upcast
 
 # Keys of a group of CoolMomentum: its clock, and the momentum coefficient of its next step.
 CLOCK, RHO = "cooling_step", "cooling_rho"
@@ -117,13 +117,13 @@ def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
         moment = real_part_here(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
         step = torch.as_tensor(state["step"])
         steps = step.to(sum_dtype(step))
-        of_adam: Tensor = adam_mass(wide(moment), group["betas"][1], steps, group["eps"])
+        of_adam: Tensor = adam_mass(upcast(moment), group["betas"][1], steps, group["eps"])
         return of_adam
     mean = None
     if isinstance(optimizer, RMSprop) and group["centered"]:
-        mean = wide(real_part_here(state["grad_avg"]))
+        mean = upcast(real_part_here(state["grad_avg"]))
     square = state["square_avg" if isinstance(optimizer, RMSprop) else "sum"]
-    of_rms: Tensor = thermometer.rms_mass(wide(real_part_here(square)), group["eps"], mean)
+    of_rms: Tensor = thermometer.rms_mass(upcast(real_part_here(square)), group["eps"], mean)
     return of_rms
 
 
@@ -160,7 +160,7 @@ def displacement(optimizer: Optimizer, param: Tensor, known: Before, keep: bool)
 
 def difference(after: Tensor, before: Tensor, shrunk: Number | None = None) -> Tensor:
     """What a parameter moved by, apart from having been shrunk."""
-    return wide(after) - (wide(before) if shrunk is None else wide(before) * shrunk)
+    return upcast(after) - (upcast(before) if shrunk is None else upcast(before) * shrunk)
 
 
 def _is_in_state(optimizer: Optimizer, group: Group) -> bool:

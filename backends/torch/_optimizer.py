@@ -254,7 +254,7 @@ class CoolMomentum(Optimizer):
         >>> optimizer.rho
         0.6
         """
-        total_steps = _check.whole("total_steps", total_steps, 1)
+        total_steps = _check.integer("total_steps", total_steps, 1)
         self._check_groups()
         extended = []
         for group in self.param_groups:

@@ -14,7 +14,7 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
-from coolmomentum._arrays import wide
+from coolmomentum._arrays import upcast
 from coolmomentum.torch._settings import Group
 from coolmomentum.update import langevin_step, next_displacement
 
@@ -308,21 +308,21 @@ def _in_place(tensors: Tensors, step: Step) -> None:
     coupled = step.weight_decay if not step.decoupled_weight_decay else 0.0
     decay = step.lr * step.weight_decay if step.decoupled_weight_decay else 0.0
     for param, grad, displacement in tensors.triples():
-        slope = -wide(grad, xp) if step.maximize else wide(grad, xp)
+        slope = -upcast(grad, xp) if step.maximize else upcast(grad, xp)
         if step.weight_decay and not step.decoupled_weight_decay:
             try:
-                slope = slope + wide(param, xp) * coupled
+                slope = slope + upcast(param, xp) * coupled
             except _NOT_THERE:
                 slope = slope.clone().add_(param, alpha=coupled)
         try:
-            dx = wide(displacement, xp)
+            dx = upcast(displacement, xp)
             moved = next_displacement(dx, slope, rho=step.rho, step_size=step.eta)
             displacement.copy_(moved)
         except _NOT_THERE:
             moved = displacement.mul_(step.rho).add_(slope * -step.eta)
         if step.weight_decay and step.decoupled_weight_decay:
             try:
-                moved = moved - wide(param, xp) * decay
+                moved = moved - upcast(param, xp) * decay
             except _NOT_THERE:
                 param.mul_(1 - decay)
         param.add_(moved)

@@ -106,7 +106,7 @@ def clock_of(value: Any) -> int:
     value = plain(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return _check.whole("cooling_step", value, 0)
+    return _check.integer("cooling_step", value, 0)
 
 
 def _checked_scalar(name: str, value: Any) -> float | Tensor:

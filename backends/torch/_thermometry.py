@@ -165,7 +165,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products of two real tensors, a 0-d tensor."""
     if a.device.type != "cpu":
         if a is not b:
-            return (wide(a) * wide(b)).sum().to(sum_dtype(a))
+            return (upcast(a) * upcast(b)).sum().to(sum_dtype(a))
         norm: Tensor = torch.linalg.vector_norm(a, dtype=torch.float32)
         return norm.to(sum_dtype(norm)).square()
     # One float32 dot or norm of 25 million elements is wrong by 1e-4 to 3e-3 here, and sum(x * x)
@@ -178,10 +178,10 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    return wide(tensor.reshape(-1))
+    return upcast(tensor.reshape(-1))
 
 
-def wide(tensor: Tensor) -> Tensor:
+def upcast(tensor: Tensor) -> Tensor:
     """A real tensor in float32 or float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from coolmomentum._arrays import Array, Scalar, astype, is_number, namespace, wide
+from coolmomentum._arrays import Array, Scalar, astype, is_number, namespace, upcast
 from coolmomentum.temperature import inner_product
 
 
@@ -71,5 +71,5 @@ def _times(mass: Array, x: Array, xp: Any) -> Array:
     """``mass * x`` in float32 or better, whatever the dtype of the mass (a number, too)."""
     if not is_number(mass) and mass.dtype == x.dtype:
         return mass * x
-    x = wide(x, xp)
+    x = upcast(x, xp)
     return (mass if is_number(mass) else astype(mass, x.dtype, xp)) * x

@@ -45,7 +45,7 @@ class Sampling:
     span: int = SPAN
 
     def __post_init__(self) -> None:
-        every, span = _check.whole("every", self.every, 1), _check.whole("span", self.span, 1)
+        every, span = _check.integer("every", self.every, 1), _check.integer("span", self.span, 1)
         if span % every:
             raise ValueError(f"span must be a multiple of every, {every}: {self.span!r}")
         object.__setattr__(self, "every", every)
