@@ -373,7 +373,7 @@ def walk(kind, *, rho=0.9, dt2=0.1, every=1, span=20, spans=30, rows=300, size=2
 
 
 @pytest.fixture(scope="module")
-def is_trainable():
+def walks():
     """Walks of each kind, all steps measured and one in five."""
     return {
         (kind, k): walk(kind, every=k) for kind in ("confined", "free", "drift") for k in (1, 5)
