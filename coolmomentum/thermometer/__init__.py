@@ -27,11 +27,11 @@ momentum coefficient rho and squared time step dt**2 are. All else is here:
 (2, 12.5, 25.0)
 """
 
-from coolmomentum.thermometer.dynamics import Dynamics, adagrad, adam, rms_mass, rmsprop, sgd
+from coolmomentum.thermometer.dynamics import Bath, Dynamics, adagrad, adam, rms_mass, rmsprop, sgd
 from coolmomentum.thermometer.freeze_out import FreezeOut
 from coolmomentum.thermometer.layout import Layout
 from coolmomentum.thermometer.moments import moments
-from coolmomentum.thermometer.report import By, known, report, why_unmeasured
+from coolmomentum.thermometer.report import By, known, report, why_hotter, why_unmeasured
 from coolmomentum.thermometer.sampling import EVERY, FIRST, SPAN, Sampling
 from coolmomentum.thermometer.window import COUNTS, READINGS, SUMS, Window
 
@@ -42,6 +42,7 @@ __all__ = [
     "READINGS",
     "SPAN",
     "SUMS",
+    "Bath",
     "By",
     "Dynamics",
     "FreezeOut",
@@ -56,5 +57,6 @@ __all__ = [
     "rms_mass",
     "rmsprop",
     "sgd",
+    "why_hotter",
     "why_unmeasured",
 ]

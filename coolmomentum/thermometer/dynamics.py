@@ -7,6 +7,14 @@ from typing import NamedTuple
 
 from coolmomentum._arrays import Array, Scalar, is_number
 from coolmomentum.langevin import learning_rate_from_adam, learning_rate_from_sgd
+from coolmomentum.thermal import Noise
+
+
+class Bath(NamedTuple):
+    """The random force that the optimizer added to the gradient: :mod:`coolmomentum.thermal`."""
+
+    temperature: Scalar  # of the bath in this step, >= 0
+    noise: Noise = "averaged"
 
 
 class Dynamics(NamedTuple):
@@ -17,6 +25,7 @@ class Dynamics(NamedTuple):
 
     rho: Scalar | None = None  # momentum coefficient, in (-1, 1)
     dt2: Scalar | None = None  # squared time step
+    bath: Bath | None = None  # a random force of its own, if there is one
 
 
 def sgd(learning_rate: Scalar, momentum: Scalar = 0.0, dampening: Scalar = 0.0) -> Dynamics:
@@ -31,7 +40,7 @@ def sgd(learning_rate: Scalar, momentum: Scalar = 0.0, dampening: Scalar = 0.0) 
     Examples
     --------
     >>> sgd(0.75, momentum=0.5)
-    Dynamics(rho=0.5, dt2=1.0)
+    Dynamics(rho=0.5, dt2=1.0, bath=None)
     """
     if is_number(momentum):
         if not 0 <= momentum < 1:
@@ -51,7 +60,7 @@ def adam(learning_rate: Scalar, beta1: Scalar) -> Dynamics:
     Examples
     --------
     >>> adam(0.125, beta1=0.0)
-    Dynamics(rho=0.0, dt2=0.25)
+    Dynamics(rho=0.0, dt2=0.25, bath=None)
     """
     if is_number(beta1) and not 0 <= beta1 < 1:
         return Dynamics()

@@ -1,5 +1,6 @@
 """The readings of a window by the names of its layout, as plain dicts."""
 
+import math
 from typing import Any, Literal
 
 from coolmomentum import _check
@@ -59,4 +60,32 @@ def why_unmeasured(window: Window, sampling: Sampling) -> str | None:
     return (
         f"no reading: none of the {steps} steps of this window was measured; after the first "
         f"{FIRST} steps one in every={sampling.every} is, so read less often or lower every"
+    )
+
+
+def why_hotter(reading: dict[str, float], layout: Layout) -> str | None:
+    """Why a walk reads more than 5 per cent hotter than its bath; None if it does not.
+
+    Three standard errors of free diffusion are allowed beside.
+
+    Parameters
+    ----------
+    reading : of all parameters, of :func:`report`.
+    layout : of the window.
+
+    Examples
+    --------
+    >>> reading = {"steps": 1000, "bath_ratio": 3.9, "correlation": 0.9}
+    >>> why_hotter(reading, Layout.of(["w"], [1000]))[:51]
+    'the walk is 3.9 times as hot as its bath: minibatch'
+    >>> why_hotter(reading | {"bath_ratio": 1.04}, Layout.of(["w"], [1000]))
+    """
+    ratio, c = reading["bath_ratio"], reading["correlation"]
+    samples = max(reading["steps"] * sum(layout.sizes), 1)
+    error = math.sqrt(2 * (1 + c * c) / max(1 - c * c, 1e-9) / samples)
+    if not ratio > 1.05 + 3 * ratio * error:  # nor if one of them is NaN
+        return None
+    return (
+        f"the walk is {ratio:.3g} times as hot as its bath: minibatch gradients heat it, or "
+        "the step is too large for the loss (lower the learning rate), or the walk escapes"
     )

@@ -16,7 +16,7 @@ from coolmomentum._arrays import (
     namespace,
 )
 from coolmomentum.temperature import three_point_scale
-from coolmomentum.thermometer.dynamics import Dynamics
+from coolmomentum.thermometer.dynamics import Bath, Dynamics
 from coolmomentum.thermometer.freeze_out import FreezeOut
 from coolmomentum.thermometer.layout import Layout
 
@@ -31,6 +31,7 @@ READINGS = (
     "curvature",
     "freeze_out",
     "freeze_out_error",
+    "bath_ratio",
 )
 SUMS = (
     # over the measured steps, each times the steps that it stands for
@@ -39,6 +40,8 @@ SUMS = (
     "rhos",  # momentum coefficients
     "unknown_rho",  # where rho is not known: nothing that needs it is read
     "unknown_dt2",
+    "bath",  # temperatures of a heat bath
+    "averaging",  # (1 - rho) / (1 + rho) where its noise is averaged over two steps, else 0
     # over those whose step before was seen too
     "now",  # squares of the displacements
     "before",  # of the displacements of the step before
@@ -216,7 +219,9 @@ class Window(NamedTuple):
         dict of float64 NumPy arrays of shape (columns,), NaN where something is not known:
 
         rescaled_temperature : mean squared displacement of a coordinate in a step, ``T dt**2``.
-        temperature : the same over dt**2 (Eq. 22), and times the mass where there are masses.
+        temperature : the same over dt**2 (Eq. 22), and times the mass where there are masses. In a
+            bath of averaged noise it is ``2 / (1 + rho)`` times that, and equals the temperature of
+            the bath on every quadratic; the heat of minibatches is then read too high by as much.
         three_point_temperature : as :func:`coolmomentum.three_point_temperature`; on a quadratic it
             is that of Eq. 19 exactly.
         predicted_temperature : Eq. 19 with the noise seen in the window, that is the part of each
@@ -235,6 +240,12 @@ class Window(NamedTuple):
             diffuses freely (frozen out on that time scale), below 0 if it drifts.
         freeze_out_error : standard error of freeze_out from the scatter between spans; NaN where
             there are fewer than two.
+        bath_ratio : temperature over that of the bath, 1 on every quadratic; see
+            :func:`coolmomentum.thermometer.why_hotter`. NaN without a bath.
+
+        A bath of averaged noise makes successive displacements alike. Then correlation is compared
+        with ``(1 + rho) / 2`` for drift, freeze_out and curvature are corrected with the mean rho
+        so that they mean the same, and there is no three-point temperature.
         """
         x = dict(zip(SUMS, np.asarray(self.sums, np.float64), strict=True))
         n = dict(zip(COUNTS, map(float, np.asarray(self.counts)), strict=True))
@@ -247,25 +258,31 @@ class Window(NamedTuple):
         with np.errstate(all="ignore"):
             temperature = x["energies"] / measured * dt2_known
             three_point = x["three_point"] / paired * dt2_known * rho_known
-            rhos = layout.pool(sizes * x["rhos"][: len(layout.sizes)], np)[0]
-            rho = rhos / measured * rho_known
+            settings = np.stack([x[name] for name in ("rhos", "bath", "averaging")])
+            settings = layout.pool(sizes * settings[:, : len(layout.sizes)], np) / measured
+            rho, bath, averaging = settings[0] * rho_known, settings[1], settings[2]
+            averaged = averaging > 0
             # Root by root: the product of two small sums may underflow where neither of them does.
             lengths = np.sqrt(_or_nan(x["now"])) * np.sqrt(_or_nan(x["before"]))
             correlation = x["product"] / lengths
-            above = correlation - rho
+            expected = np.where(averaged, 1 / (1 + averaging), rho)
+            # By Bartlett's formula for free diffusion.
+            spread = np.sqrt(np.where(averaged, 1 - expected, 1 - rho * rho) / pairs)
+            above = correlation - expected
             meter = FreezeOut(*(x[name] for name in FreezeOut._fields))
             freeze_out, error = meter.read(n["spans"])
             values = (
                 x["squares"] / measured,
                 temperature,
-                three_point,
+                np.where(averaged, np.nan, three_point),
                 x["predicted"] / paired * dt2_known * rho_known,
                 rho,
                 correlation,
-                np.where(np.isnan(above), np.nan, above > 3 * np.sqrt((1 - rho * rho) / pairs)),
-                4 * (1 - three_point / _or_nan(temperature)),
-                freeze_out * rho_known,
-                error * rho_known,
+                np.where(np.isnan(above), np.nan, above > 3 * spread),
+                4 * (1 - three_point * (1 + averaging) / _or_nan(temperature)) + 2 * averaging,
+                (freeze_out + averaging) / (1 + averaging) * rho_known,
+                error / (1 + averaging) * rho_known,
+                temperature / _or_nan(bath),
             )
         return dict(zip(READINGS, values, strict=True))
 
@@ -293,17 +310,29 @@ def _step_sums(table: Array, dynamics: Dynamics, paired: Scalar, xp: Any) -> Arr
     dt2 = xp.where(stands, xp.ones_like(now), dt2)
     both = mass_now + mass_before + 2 * mass_product  # |x_{n+1} - x_{n-1}|**2
     fresh = mass_now + rho * rho * mass_before - 2 * rho * mass_product
-    step = xp.stack([now, mass_now / dt2, rho, no_rho, no_dt2])
+    bath, averaging = _bath_rows(dynamics.bath, rho, now, xp)
+    is_averaged = dynamics.bath is not None and dynamics.bath.noise == "averaged"
+    no_dt2 = no_dt2 + no_rho if is_averaged else no_dt2  # its temperature needs rho
+    step = xp.stack([now, mass_now * (1 + averaging) / dt2, rho, no_rho, no_dt2, bath, averaging])
     pair = xp.stack(
         [
             now,
             before,
             product,
             both / three_point_scale(dt2, rho),
-            fresh / (dt2 * (1 - rho * rho)),
+            (2 if is_averaged else 1) * fresh / (dt2 * (1 - rho * rho)),
         ]
     )
     return concat([step, _where(paired, pair, xp.zeros_like(pair), xp)], xp)
+
+
+def _bath_rows(bath: Bath | None, rho: Array, like: Array, xp: Any) -> tuple[Array, Array]:
+    """The rows "bath" and "averaging" of a step."""
+    zeros = xp.zeros_like(like)
+    if bath is None:
+        return zeros, zeros
+    averaging = (1 - rho) / (1 + rho) if bath.noise == "averaged" else zeros
+    return zeros + _number_like(bath.temperature, like, xp), averaging
 
 
 def _is_rho(x: Scalar) -> Scalar:

@@ -63,7 +63,7 @@ STEPS = {"total_steps": 10}
         ({"momentum": 0.9, **STEPS}, ValueError, "Argument(s) not recognized: {'momentum': 0.9}"),
         ({"clipnorm": 1.0, "clipvalue": 1.0, **STEPS}, ValueError, "Only one of `clipnorm`"),
     ],
-    ids=str,
+    ids=lambda x: re.sub(" at 0x[0-9a-f]+", "", str(x)),
 )
 def test_bad_arguments(settings, error, message):
     """They fail at construction."""
