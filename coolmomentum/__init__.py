@@ -60,6 +60,7 @@ from coolmomentum.temperature import (
     temperature,
     three_point_temperature,
 )
+from coolmomentum.thermal import Noise, random_force, random_force_scale
 from coolmomentum.update import (
     langevin_step,
     next_displacement,
@@ -71,6 +72,7 @@ __all__ = [
     "CoolingSchedule",
     "DisplacementSum",
     "Law",
+    "Noise",
     "Schedule",
     "TemperatureSchedule",
     "WarmupClock",
@@ -96,6 +98,8 @@ __all__ = [
     "noise_temperature",
     "noise_variance",
     "noise_variance_at",
+    "random_force",
+    "random_force_scale",
     "reduced_temperature",
     "rescaled_temperature",
     "resolve_schedule",

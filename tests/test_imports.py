@@ -12,8 +12,8 @@ import coolmomentum
 
 PACKAGE = Path(coolmomentum.__file__).parent
 CORE = (
-    *("_arrays", "_check", "_defaults", "_thermometer_before"),
-    *("langevin", "schedules", "solver", "temperature", "update"),
+    *("_arrays", "_check", "_defaults", "_thermometer_before", "audit"),
+    *("langevin", "schedules", "solver", "temperature", "thermal", "update"),
 )
 THERMOMETER = tuple(sorted(path.stem for path in (PACKAGE / "thermometer").glob("*.py")))
 FRAMEWORKS = (

@@ -82,6 +82,7 @@ class Thermometer(core.Sampling):
         *,
         rho: float = math.nan,
         learning_rate: float = math.nan,
+        bath: core.Bath | None = None,
     ) -> ThermometerState:
         """The state after one more step.
 
@@ -92,6 +93,7 @@ class Thermometer(core.Sampling):
         rho : momentum coefficient of the step; NaN where it is not known.
         learning_rate : its squared time step ``dt**2``, the base learning rate of CoolMomentum and
             :func:`coolmomentum.learning_rate_from_sgd` of others; likewise.
+        bath : its random force, if it added one: ``Bath(temperature, noise)``.
 
         Returns
         -------
@@ -108,7 +110,7 @@ class Thermometer(core.Sampling):
         if now is not None and self.measures(n):
             path = _differences(params, start) if self.ends_span(n) else None
             table = core.moments(now, state.displacements or now, path=path)
-            how = core.Dynamics(float(rho), float(learning_rate))
+            how = core.Dynamics(float(rho), float(learning_rate), bath)
             weight, paired = self.weight(n), state.displacements is not None
             window = window.measure(table, state.layout, how, weight=weight, paired=paired)
             start = _copied(params) if path else start
