@@ -160,9 +160,11 @@ class LawNumbers(NamedTuple):
     artanh: Scalar  # artanh(rho0)
 
     @classmethod
-    def of(cls, rho0: float) -> "LawNumbers":
-        """Those of a float."""
-        return cls(rho0, _complement(rho0), _log_complement(rho0, math), _artanh(rho0, math))
+    def of(cls, rho0: Scalar, xp: Any = math) -> "LawNumbers":
+        """Those of a number, or of an array of the namespace."""
+        log1p = math.log1p if is_number(rho0) else xp.log1p
+        log_complement = log1p(-rho0)
+        return cls(rho0, 1 - rho0, log_complement, (log1p(rho0) - log_complement) / 2)
 
 
 def cooled_rho(
@@ -209,19 +211,18 @@ def cooled_rho(
     step, total_steps, warmup_steps, hold_steps = _counts(
         [step, total_steps, warmup_steps, hold_steps], work, xp
     )
-    if isinstance(rho0, LawNumbers):
-        rho0 = LawNumbers(*(x if is_number(x) else astype(x, work, xp) for x in rho0))
-    elif not is_number(rho0):
-        rho0 = astype(rho0, work, xp)
+    if not isinstance(rho0, LawNumbers):
+        rho0 = LawNumbers.of(rho0 if is_number(rho0) else astype(rho0, work, xp), xp)
+    numbers = LawNumbers(*(x if is_number(x) else astype(x, work, xp) for x in rho0))
     holds = not (is_number(hold_steps) and hold_steps == 0)
     start = warmup_steps if warmup_clock == "hold" else 0
     start = _later(start, hold_steps, xp) if holds else start
     span = total_steps - start
     n = _clamp(step - start, span, xp)
     remaining, n, span = (_as_float(x, work, xp) for x in (span - n, n, span))
-    rho = _LAWS[law](remaining, n, span, rho0, xp)
+    rho = _LAWS[law](remaining, n, span, numbers, xp)
     if holds:  # a law at n = 0 may differ from rho0 in the last digit
-        rho = _where(step < start, _value(rho0), rho, xp)
+        rho = _where(step < start, numbers.rho0, rho, xp)
     if not (is_number(warmup_steps) and warmup_steps == 0):
         rho = _where(step < warmup_steps, 0.0, rho, xp)
     return rho if dtype == work else astype(rho, dtype, xp)
@@ -252,20 +253,20 @@ def _counts(counts: list[Scalar], work: DType, xp: Any) -> list[Scalar]:
 # The coefficients are float64 of the host, unless rho0 or S is an array (which may be traced).
 
 
-def _paper(remaining: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return -xp.expm1(remaining / span * _log_complement(rho0, xp))
+def _paper(remaining: Scalar, n: Scalar, span: Scalar, x: LawNumbers, xp: Any) -> Scalar:
+    return -xp.expm1(remaining / span * x.log_complement)
 
 
-def _linear(remaining: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return _value(rho0) * remaining / (remaining + _complement(rho0) * n)
+def _linear(remaining: Scalar, n: Scalar, span: Scalar, x: LawNumbers, xp: Any) -> Scalar:
+    return x.rho0 * remaining / (remaining + x.complement * n)
 
 
-def _exponential(remaining: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return xp.tanh(remaining / span * _artanh(rho0, xp))
+def _exponential(remaining: Scalar, n: Scalar, span: Scalar, x: LawNumbers, xp: Any) -> Scalar:
+    return xp.tanh(remaining / span * x.artanh)
 
 
-def _constant(remaining: Scalar, n: Scalar, span: Scalar, rho0: Scalar, xp: Any) -> Scalar:
-    return remaining * 0 + _value(rho0)
+def _constant(remaining: Scalar, n: Scalar, span: Scalar, x: LawNumbers, xp: Any) -> Scalar:
+    return remaining * 0 + x.rho0
 
 
 _LAWS = {
@@ -274,28 +275,6 @@ _LAWS = {
     "exponential": _exponential,
     "constant": _constant,
 }
-
-
-def _value(rho0: "Scalar | LawNumbers") -> Scalar:
-    return rho0.rho0 if isinstance(rho0, LawNumbers) else rho0
-
-
-def _complement(rho0: "Scalar | LawNumbers") -> Scalar:
-    return rho0.complement if isinstance(rho0, LawNumbers) else 1 - rho0
-
-
-def _log_complement(rho0: "Scalar | LawNumbers", xp: Any) -> Scalar:
-    return rho0.log_complement if isinstance(rho0, LawNumbers) else _log1p(-rho0, xp)
-
-
-def _artanh(rho0: "Scalar | LawNumbers", xp: Any) -> Scalar:
-    if isinstance(rho0, LawNumbers):
-        return rho0.artanh
-    return (_log1p(rho0, xp) - _log1p(-rho0, xp)) / 2
-
-
-def _log1p(x: Scalar, xp: Any) -> Scalar:
-    return math.log1p(x) if is_number(x) else xp.log1p(x)
 
 
 def _clamp(n: Scalar, span: Scalar, xp: Any) -> Scalar:

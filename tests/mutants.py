@@ -109,7 +109,7 @@ CORE = [
     Mutant(
         "rho by a float32 power of alpha (Eq. 20)",
         "schedules.py",
-        "    return -xp.expm1(remaining / span * _log_complement(rho0, xp))",
+        "    return -xp.expm1(remaining / span * x.log_complement)",
         "    return 1 - (1 - rho0) / float(np.float32((1 - rho0) ** (1 / span))) ** n",
         contract(END, TORCH),
     ),
