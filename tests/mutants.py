@@ -181,8 +181,8 @@ CORE = [
     Mutant(
         "thermometer: energies not divided by dt**2",
         "thermometer/window.py",
-        "    step = xp.stack([now, mass_now / dt2, rho, no_rho, no_dt2])",
-        "    step = xp.stack([now, mass_now, rho, no_rho, no_dt2])",
+        "    step = xp.stack([now, mass_now * (1 + averaging) / dt2, rho,",
+        "    step = xp.stack([now, mass_now * (1 + averaging), rho,",
         LIST,
     ),
     Mutant(
