@@ -21,9 +21,16 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatabl
 LONGEST = ("test_keras_backends.py", "test_packaging.py", "test_mutants.py", "test_jax_sharding.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``pytest --eq 19`` runs the tests of Eq. 19 of the paper."""
+    parser.addoption("--eq", type=int, help="run the tests of this equation of the paper alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, or one process would be left with them at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    if (number := config.getoption("--eq")) is not None:
+        items[:] = [x for x in items if any(number in m.args for m in x.iter_markers("eq"))]
 
 
 def pytest_report_header() -> str:

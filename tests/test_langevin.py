@@ -43,6 +43,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.eq(15, 16, 17, 18, 19)
 @pytest.mark.parametrize(("rho", "dt", "friction", "eta", "heat"), SETTINGS)
 def test_friction_momentum_step_size_and_temperature_are_exact(rho, dt, friction, eta, heat):
     """Eqs 15, 16, 17, 18 and 19 hold exactly at four settings, and each inverse undoes them."""
@@ -172,6 +173,7 @@ def covariance_after_a_step(covariance, *, rho, eta, k, variance):
     )
 
 
+@pytest.mark.eq(19)
 @pytest.mark.parametrize(
     ("rho", "eta", "k", "variance", "var_x", "var_v", "correlation"),
     [
@@ -207,6 +209,7 @@ def white_noise_state(rho, lr, k, heat, measured):
     return state, after
 
 
+@pytest.mark.eq(22)
 @pytest.mark.parametrize(("rho", "lr", "k", "heat", "measured", "correlation"), WHITE)
 def test_eq_22_is_the_virial_temperature(rho, lr, k, heat, measured, correlation):
     """<dx**2> / dt**2 = <x dU/dx> = T / (1 - k dt**2 / 4) in a stationary state, exactly."""
@@ -258,6 +261,7 @@ rhos = st.floats(-0.999, 0.999)
 steps_of_time = st.floats(1e-4, 10)
 
 
+@pytest.mark.eq(15, 18)
 @given(rho=rhos, dt=steps_of_time)
 @example(rho=1.0, dt=0.1)
 def test_momentum_to_friction_and_back(rho, dt):
@@ -302,6 +306,7 @@ def test_temperature_to_balancing_noise_and_back(heat, lr, rho):
     assert back == pytest.approx(heat, rel=1.01 * 10 * U64, abs=0)
 
 
+@pytest.mark.eq(17, 18, 19)
 @given(heat=numbers, lr=numbers, rho=rhos)
 def test_eq_17_with_eq_18_is_eq_19(heat, lr, rho):
     """The noise of a temperature is the same by the friction (Eq. 17) and by rho (Eq. 19).

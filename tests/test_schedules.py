@@ -55,6 +55,7 @@ ALPHAS = [
 ]
 
 
+@pytest.mark.eq(21)
 @pytest.mark.parametrize(("rho0", "total_steps", "printed"), ALPHAS)
 def test_cooling_rate(rho0, total_steps, printed):
     """Eq. 21 to the last digit that the rounding of rho0 leaves.
@@ -311,6 +312,7 @@ def test_the_temperature_falls_as_the_law_is_called(law, setting):
     assert reduced_temperature(rho) == pytest.approx(expected, rel=close, abs=0)
 
 
+@pytest.mark.eq(20)
 @given(setting=settings_and_steps())
 def test_the_paper_law_is_eq_20(setting):
     """The closed form is Eq. 20 with alpha of Eq. 21, where the power can be trusted.
@@ -859,6 +861,7 @@ def log_ratio(rho0, final_rho):
     return hot - cool, 2 * hot + 2 * cool + (hot - cool)
 
 
+@pytest.mark.eq(21)
 @given(setting=cooling_settings())
 def test_cooling_rate_to_steps_and_back(setting):
     """Steps come back as well as alpha, rounded beside 1, remembers them.
@@ -873,6 +876,7 @@ def test_cooling_rate_to_steps_and_back(setting):
     assert back == pytest.approx(total_steps, rel=1.01 * close * U64, abs=0)
 
 
+@pytest.mark.eq(21)
 @given(setting=cooling_settings())
 def test_cooling_rate_to_rho0_and_back(setting):
     """Rho0 comes back to S times the rounding of alpha: drho0 = (1 - rho0) S dalpha / alpha."""

@@ -30,6 +30,7 @@ jax, jnp = framework("jax"), framework("jax.numpy")
 FIRST, SECOND = [0.1, -0.2, 0.3], [0.0, 0.1, -0.1]
 
 
+@pytest.mark.eq(22)
 def test_temperature_of_a_list(library, dtype):
     """Two steps of three coordinates: mean square 2/75, T = 8/3, and 2/3 by the three-point form.
 
@@ -49,6 +50,7 @@ def test_temperature_of_a_list(library, dtype):
     assert all(tuple(x.shape) == () for x in both)
 
 
+@pytest.mark.eq(22)
 def test_temperature_of_a_single_step(library):
     """(.1, -.2, .3, 0) at dt**2 = 1/100 has T = 7/2, and needs no list around it."""
     step = library.array([0.1, -0.2, 0.3, 0.0], dtype="float32")

@@ -31,6 +31,7 @@ from coolmomentum.thermometer import (
 # --- the scale ------------------------------------------------------------------------------------
 
 
+@pytest.mark.eq(17)
 @pytest.mark.parametrize("rho", [-0.5, 0.0, 0.5, 0.9, 0.99])
 def test_the_scale_is_the_root_of_eq_17(rho):
     """At a constant learning rate, in the form of Eq. 19 for the temperature."""

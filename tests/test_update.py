@@ -17,6 +17,7 @@ from coolmomentum import langevin_step, next_displacement
 jnp = framework("jax.numpy")
 
 
+@pytest.mark.eq(14, 16)
 @pytest.mark.parametrize("run", RATIONAL, ids=lambda run: run.name)
 def test_rational_trajectories_are_exact(run):
     """In fractions the update gives every x of trajectories A, B, B' and C, with no tolerance."""
@@ -30,6 +31,7 @@ def test_rational_trajectories_are_exact(run):
     assert xs == list(run.xs)
 
 
+@pytest.mark.eq(14, 16, 20)
 @pytest.mark.parametrize("run", AUTHORS, ids=lambda run: run.name)
 def test_the_authors_code_gives_the_same_positions(run):
     """The update in 50 digits with the exact rho agrees with what the authors' code put out.
@@ -80,6 +82,7 @@ def test_options(options, start, slope):
     assert langevin_step(F(2), F(1, 4), F(3), **settings) == (start + moved, moved)
 
 
+@pytest.mark.eq(14)
 def test_next_displacement_is_eq_14(library, dtype):
     """Rho dx - eta g, in the dtype of the arrays, Python coefficients or not."""
     dx, g = library.array([[0.5, -1.0]], dtype=dtype), library.array([[2.0, 4.0]], dtype=dtype)
