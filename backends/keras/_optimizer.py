@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from coolmomentum import _check, _defaults
+from coolmomentum.keras._common import Tensor, Variable, wide_dtype
 from coolmomentum.keras._schedule import (
     LARGEST,
     Cooling,
@@ -33,9 +34,6 @@ from coolmomentum.update import next_displacement
 
 if keras.backend.backend() == "torch":
     from coolmomentum.keras._foreach import is_on_host, take_step
-
-Tensor = Any  # a tensor of the backend
-Variable = Any  # a keras.Variable; within TensorFlow's step, a tf.Variable
 
 
 class _Step(NamedTuple):
@@ -453,29 +451,6 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
                 "0, plain SGD; to cool over more steps call optimizer.extend(total_steps)",
                 stacklevel=3,
             )
-
-
-def last_learning_rate(optimizer: keras.optimizers.Optimizer, dtype: str) -> Tensor:
-    """That of the last step of an optimizer: a schedule has moved on since.
-
-    Others than ours do not keep it: one that was set after the step is taken for it.
-    """
-    if isinstance(optimizer, CoolMomentum):
-        return ops.cast(optimizer._last_learning_rate, dtype)
-    learning_rate = optimizer._learning_rate
-    if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-        # It counts microbatches; the last one before a step is the one that the step saw.
-        microbatches = optimizer.iterations * (optimizer.gradient_accumulation_steps or 1)
-        value = learning_rate(ops.maximum(microbatches - 1, 0))
-    else:
-        value = optimizer.learning_rate
-    return ops.cast(value, dtype)
-
-
-def wide_dtype(variables: list[Variable]) -> str:
-    """The dtype to compute in: float64 if a variable has it, else float32."""
-    dtypes = {keras.backend.standardize_dtype(variable.dtype) for variable in variables}
-    return "float64" if "float64" in dtypes else "float32"
 
 
 def paths(variables: list[Variable]) -> list[str]:

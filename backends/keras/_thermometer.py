@@ -1,40 +1,22 @@
-"""A callback that measures what the steps of any optimizer do, and writes it into the logs.
+"""A callback that measures what the steps of any optimizer do, and writes it into the logs."""
 
-The arithmetic is that of :mod:`coolmomentum.thermometer`. Only ``on_train_batch_begin`` and the
-ends of epochs look at the variables: with a hook at the end of batches Keras would wait for every
-batch.
-"""
-
-import functools
+import math
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from coolmomentum import _check
-from coolmomentum._thermometer_before import (
-    EVERY,
-    READINGS,
-    SPAN,
-    Rows,
-    Window,
-    check_intervals,
-    pair_sums,
-)
-from coolmomentum.keras._optimizer import (
-    CoolMomentum,
-    Tensor,
-    Variable,
-    last_learning_rate,
-    wide_dtype,
-)
-from coolmomentum.langevin import adam_mass, learning_rate_from_adam, learning_rate_from_sgd
-from coolmomentum.temperature import inner_product, squared_norm
+from coolmomentum import thermometer as core
+from coolmomentum.keras._common import Tensor, Variable, path_of, wide_dtype
+from coolmomentum.keras._dynamics import rule_of
 
-By = Literal["all", "group", "parameter"]
 SHOWN = ("rescaled_temperature", "temperature", "rho", "freeze_out")
+JAX = keras.backend.backend() == "jax"
 
 
 class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
@@ -42,14 +24,17 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
 
     It writes its readings into the logs at the end of an epoch, where History, the progress bar
     and all callbacks that come after it in the list find them: put it before CSVLogger and
-    TensorBoard. The steps of ``fit`` are not changed, and do not wait for it before their epoch
-    ends. One step in ``every`` is measured, by copies of the variables around it.
+    TensorBoard. Readings that do not exist are left out. It does not change the steps of ``fit``,
+    and they do not wait for it before their epoch ends. It measures each of the first ten steps,
+    then one in ``every``, by copies of the variables around it.
 
     Parameters
     ----------
-    every : one step in this many is measured; an epoch with fewer steps may read NaN.
+    every : measure one step in this many, after the first ten.
     span : steps over which the freeze-out meter follows the variables, a multiple of ``every``; it
-        goes on from one epoch to the next.
+        goes on from one epoch to the next, and begins anew in each ``fit``.
+    optimizer : the optimizer to follow; by default the one of the model. Name it where ``train_step``
+        is your own and another optimizer steps, as in a GAN.
     readings : what goes into the logs, some of :data:`coolmomentum.thermometer.READINGS`.
     all_weights : count all weights of the model, as the paper's authors do, with the moving
         statistics of batch normalization. These do not walk: as the weights cool they become all
@@ -65,9 +50,18 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
     -----
     Momentum coefficient and time step are known of CoolMomentum, SGD, Adam, AdamW, RMSprop (not
     centered) and Adagrad, the last four with their masses, the square roots by which they divide a
-    gradient. With Nesterov momentum, and of others, what needs them is NaN. Decoupled weight decay
-    is no displacement and is taken out, except of the way that the freeze-out meter follows. An
+    gradient. With Nesterov momentum, and of others, what needs them is NaN. ``MultiOptimizer`` is
+    another; name one of its ``optimizers`` to measure its part. Decoupled weight decay is no
+    displacement and is taken out, except of the way that the freeze-out meter follows. An
     optimizer with ``ema_overwrite_frequency`` moves its variables besides, and that is measured.
+
+    It sees a step from just before to just after ``model.train_function``, so other callbacks may
+    set the learning rate or swap the weights at any time and in any order. In a loop of your own
+    around ``train_on_batch`` call ``set_model``, ``on_train_begin``, before each batch
+    ``on_train_batch_begin``, and :meth:`reset` where a window begins. It never stops a training:
+    what cannot be measured reads NaN, and one warning says why.
+
+    ``copy.deepcopy`` and ``pickle`` give a thermometer with the settings and the last readings.
 
     Examples
     --------
@@ -76,53 +70,79 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
     >>> dense = keras.layers.Dense(1, kernel_initializer="ones", use_bias=False)
     >>> model = keras.Sequential([keras.Input((1,)), dense])
     >>> model.compile(keras.optimizers.SGD(0.25), "mse")
-    >>> x = np.ones((1, 1))
-    >>> history = model.fit(x, 0 * x, callbacks=[Thermometer(every=1)], verbose=0).history
+    >>> x, thermometer = np.ones((1, 1)), Thermometer()
+    >>> history = model.fit(x, 0 * x, callbacks=[thermometer], verbose=0).history
     >>> history["rescaled_temperature"]  # one step of -0.25 * 2
     [0.25]
+    >>> thermometer.read()["temperature"]  # over the squared time step, 2 * 0.25
+    0.5
     """
 
     def __init__(
         self,
-        every: int = EVERY,
-        span: int = SPAN,
+        every: int = core.EVERY,
+        span: int = core.SPAN,
+        optimizer: keras.optimizers.Optimizer | None = None,
         *,
         readings: Sequence[str] = SHOWN,
         all_weights: bool = False,
     ) -> None:
         super().__init__()
-        self._every, self._span = check_intervals(every, span)
-        self._readings = tuple(_check.one_of("readings", name, READINGS) for name in readings)
+        self._sampling = core.Sampling(every, span)
+        if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(f"optimizer must be a keras.optimizers.Optimizer: {optimizer!r}")
+        self._optimizer = optimizer
+        self._readings = tuple(_check.one_of("readings", x, core.READINGS) for x in readings)
         self._all_weights = _check.flag("all_weights", all_weights)
-        self._closed: tuple[_Names, list[dict[str, float]]] | None = None
+        self._seen = core.Window.empty(np.zeros(1)), core.Layout((), ())  # without a training
+        self._trainer: Any = None  # the model, while it is trained
+        self._meter: _Meter | None = None
+        self._begun: Tensor = None  # iterations where the window began
+        self._batches, self._error, self._waits, self._warned = 0, "", False, False
 
-    def read(self, by: By = "all") -> dict[str, Any]:
-        """All readings of the last epoch that has ended.
+    # --- what the user calls ----------------------------------------------------------------------
+
+    def read(self, by: core.By = "all", reset: bool = False) -> dict[str, Any]:
+        """The readings of the window, which goes on; after ``fit`` those of its last epoch.
 
         Parameters
         ----------
         by : "all" pools all variables; "parameter" gives each and "group" those of each layer.
+        reset : begin a new window afterwards, as :meth:`reset` does.
 
         Returns
         -------
-        a dict of floats with the readings of :meth:`coolmomentum.thermometer.Window.read` and
-        "steps", the steps of the epoch; NaN where something is not known. By group or parameter a
-        dict of such dicts, by the paths of the layers or variables.
+        dict with "steps" and :data:`coolmomentum.thermometer.READINGS`, which
+        :meth:`coolmomentum.thermometer.Window.readings` describes; NaN where something is not
+        known. By group or parameter a dict of such dicts, by the paths of the layers or variables.
+        Equal paths get a number, as ``tower/fc#2``.
 
-        Raises
-        ------
-        RuntimeError
-            If no epoch has ended.
+        Warns
+        -----
+        UserWarning
+            Once, if nothing was measured in the window: the warning says why.
         """
-        _check.one_of("by", by, ("all", "group", "parameter"))
-        if self._closed is None:
-            raise RuntimeError("read must come after the end of an epoch: there was none")
-        names, readings = self._closed
-        if by == "all":
-            return readings[-1]
-        if by == "parameter":
-            return dict(zip(names.parameters, readings, strict=False))
-        return dict(zip(names.groups, readings[len(names.parameters) :], strict=False))
+        _check.flag("reset", reset)
+        window, layout = self._on_host()
+        reading = core.report(window, layout, by)
+        why = self._why(window)
+        if why and not self._warned:
+            self._warned = True
+            warnings.warn(why, stacklevel=2)
+        if reset:
+            self.reset()
+        return reading
+
+    def reset(self) -> None:
+        """Begin a new window; the span of the freeze-out meter goes on. An epoch begins with it."""
+        if self._trainer is None:
+            window, layout = self._seen
+            self._seen = core.Window.empty(np.zeros(len(layout))), layout
+            return
+        self._begun = _iterations(self._followed())
+        self._batches, self._error = 0, ""
+        if self._meter:
+            self._meter.reset()
 
     # --- hooks of Keras ---------------------------------------------------------------------------
 
@@ -134,221 +154,298 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
                 "steps_per_execution must be 1 for a Thermometer: "
                 f"{model.steps_per_execution}; compile the model with it"
             )
-        self._batches = 0
-        self._looked = -1
-        self._meter: _Meter | None = None
+        if self._optimizer is None and model.optimizer is None:
+            raise ValueError("optimizer must be given where the model has none: None")
+        self._trainer, self._waits = model, False
+        if self._meter:
+            self._meter.begin()
+        self.reset()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Begin a window."""
+        self.reset()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look at the variables, if one of the steps around is measured."""
-        self._look()
-        self._batches += 1
+        """Put the next call of the model's train_function between two looks at the variables."""
+        model = self._trainer
+        if self._waits:  # for a call that did not come: the loop does not train by it
+            return
+        if model.train_function is None:
+            model.make_train_function()
+        function, self._waits = model.train_function, True
+
+        def seen(*arguments: Any) -> Any:
+            model.train_function, self._waits = function, False
+            looks = self._meter is None or self._meter.looks()
+            if looks:
+                self._look(_Meter.before, arguments[0])
+            result = function(*arguments)
+            self._batches += 1
+            if looks:
+                self._look(_Meter.after, result[1] if JAX else None)
+            elif self._meter:
+                self._meter.batches += 1
+            return result
+
+        model.train_function = seen
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Close the window and write its readings into the logs."""
-        self._look()
-        if self._meter is None:
-            return
-        self._closed = self._meter.names, self._meter.close()
+        """Write the readings into the logs."""
+        reading = core.known(self.read())
         if logs is not None:
-            logs.update({name: self._closed[1][-1][name] for name in self._readings})
+            logs.update({name: reading[name] for name in self._readings if name in reading})
 
-    def _look(self) -> None:
-        if self._meter is None:
-            model = self.model
-            weights = model.weights if self._all_weights else model.trainable_variables
-            if not weights:  # not built before its first batch
-                self._batches = -1
-                return
-            moving = {id(x) for x in model.trainable_variables}
-            self._meter = _Meter(model.optimizer, _floating(weights), moving, self._span)
-        microbatches = self._batches + self._meter.begun
-        step, inside = divmod(microbatches, self._meter.accumulated)
-        if inside or step == self._looked:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Keep the last readings, and follow the model no longer."""
+        self._seen, self._trainer = self._on_host(), None
+        if self._meter:
+            self._meter.begin()  # frees the copies
+
+    # --- the rest ---------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the settings and the last readings, and follows no model yet."""
+        run = dict.fromkeys(("_trainer", "_meter", "_begun", "_model"))
+        return self.__dict__ | run | {"_seen": self._on_host(), "_waits": False}
+
+    def _followed(self) -> Any:
+        optimizer = self._optimizer or self._trainer.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
+
+    def _look(self, hook: "Callable[[_Meter], None]", state: Any) -> None:
+        """Call a hook of the meter: what cannot be measured must not stop the training."""
+        if self._error:
             return
-        self._looked = step
-        near = [(step + later) % self._every == 0 for later in range(3)]
-        if any(near) or step % self._span == 0:
-            self.model  # noqa: B018  # on JAX this brings the variables back from the compiled steps
-            self._meter.look(step, measured=near[0] and step > 0, next_measured=any(near[1:]))
+        try:
+            with _values_of(self._trainer, state):
+                self._follow()
+                if self._meter:
+                    hook(self._meter)
+        except Exception as error:
+            self._meter = None
+            self._error = f"no reading: {type(error).__name__}: {error}"
+
+    def _follow(self) -> None:
+        """Begin anew if the optimizer or its variables have changed."""
+        optimizer, model = self._followed(), self._trainer
+        moving = optimizer._trainable_variables if optimizer.built else model.trainable_variables
+        moving = [x for x in moving if _walks(x)]
+        key = [optimizer, *map(id, moving)]
+        if self._meter and self._meter.key == key:
+            return
+        if self._meter and self._meter.key[0] is not optimizer:
+            self._begun, self._batches = _iterations(optimizer), 0
+        others = [x for x in model.weights if id(x) not in key] if self._all_weights else []
+        variables = moving + [x for x in others if _is_floating(x)]
+        self._meter = _Meter(key, variables, self._sampling) if variables else None
+
+    def _on_host(self) -> tuple[core.Window, core.Layout]:
+        if self._trainer is None:
+            return self._seen
+        self.model  # noqa: B018  # on JAX this brings the variables back from the compiled steps
+        window, layout = core.Window.empty(np.zeros(1)), core.Layout((), ())
+        if self._meter:
+            arrays = [ops.convert_to_numpy(x) for x in self._meter.record.window]
+            window, layout = core.Window(*arrays), self._meter.layout
+        steps = int(ops.convert_to_numpy(_iterations(self._followed()) - self._begun))
+        return window._replace(counts=np.array([steps, *window.counts[1:]])), layout
+
+    def _why(self, window: core.Window) -> str | None:
+        """Why the window reads NaN throughout; None if it does not."""
+        steps, batches = int(window.counts[0]), self._batches
+        if self._error or window.counts[1] or not (steps or batches):
+            return self._error or None
+        name = type(self._optimizer or getattr(self.model, "optimizer", None)).__name__
+        if not batches:
+            return f"no reading: model.train_function took none of the {steps} steps of {name}"
+        if not steps:
+            return (
+                f"no reading: {name} took no step in {batches} batches; if another optimizer steps,"
+                " name it: Thermometer(optimizer=...)"
+            )
+        if steps > batches:
+            return f"no reading: {name} takes several steps, {steps} in {batches} batches"
+        return core.why_unmeasured(window, self._sampling)
 
 
-class _Names(NamedTuple):
-    parameters: tuple[str, ...]
-    groups: tuple[str, ...]
-
-
-class _Look(NamedTuple):
-    """What is kept of the variables after a step."""
+class _Snapshot(NamedTuple):
+    """The variables before or after a step."""
 
     values: list[Tensor]  # as a reader gives them
     iterations: Tensor  # shape ()
-    shrink: Tensor  # shape (): what decoupled weight decay multiplied the variables with
+    rate: Tensor  # shape (): learning rate of the step
+
+
+class _Step(NamedTuple):
+    """What a step did."""
+
+    moved: list[Tensor]  # displacements, as a reader gives values
+    applied: Tensor  # shape (), bool: a loss scaler skips steps, and the host is not to ask
+
+
+class _Record(NamedTuple):
+    """What was measured."""
+
+    window: core.Window
+    told: Tensor  # shape (): iterations that the window knows of
 
 
 class _Meter:
-    """The window, and the looks that the next measured step is compared with."""
+    """The window of some variables, and what the next measured step is compared with."""
 
-    def __init__(
-        self, optimizer: Any, variables: list[Variable], moving: set[int], span: int
-    ) -> None:
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        self.accumulated = optimizer.gradient_accumulation_steps or 1
-        # A step that fit finds half accumulated is not seen whole.
-        self.begun = int(ops.convert_to_numpy(optimizer._iterations)) % self.accumulated
-        self._optimizer, self._span = optimizer, span
-        layers: dict[str, list[Variable]] = {}
-        for variable in variables:
-            layers.setdefault(variable.path.rpartition("/")[0], []).append(variable)
-        self._variables = [variable for layer in layers.values() for variable in layer]
-        self.names = _Names(tuple(x.path for x in self._variables), tuple(layers))
-        self._rows = Rows(
-            tuple(int(np.prod(x.shape)) for x in self._variables),
-            tuple(len(layer) for layer in layers.values()),
-        )
-        self._dtype = wide_dtype(self._variables)
-        self._all_move = all(id(x) in moving for x in self._variables)
-        decays = [
-            bool(id(x) in moving and optimizer.weight_decay and optimizer._use_weight_decay(x))
-            for x in self._variables
+    def __init__(self, key: list[Any], variables: list[Variable], sampling: core.Sampling) -> None:
+        self.key, self._sampling = key, sampling  # the optimizer, and ids of what it moves
+        self._optimizer = optimizer = key[0]
+        self._variables, self._dtype = variables, wide_dtype(variables)
+        paths = [path_of(x).split("/") for x in variables]
+        self.layout = core.Layout.from_paths(paths, [math.prod(x.shape) for x in variables])
+        self._decays = [
+            bool(id(x) in key and optimizer.weight_decay and optimizer._use_weight_decay(x))
+            for x in variables
         ]
-        self._values = _reader(self._variables, self._dtype)
-        self._state_values: Callable[[], list[Tensor]] | None = None
-        self._copy = _compiled(lambda xs: [ops.copy(x) for x in xs])
-        self._measure = {
-            ends: _compiled(
-                functools.partial(
-                    _measured, rows=self._rows, decays=decays, dtype=self._dtype, ends=ends
-                )
+        self._rule = rule_of(optimizer, self._dtype)
+        self._values = _reader(variables, self._dtype)
+        self._squares: Callable[[], list[Tensor]] | None = None
+        self._copy, self._difference, self._measure = (
+            _compiled(f) for f in (_copied, self._step, self._measured)
+        )
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew, without copies."""
+        sums = ops.zeros((len(core.SUMS), len(self.layout)), self._dtype)
+        window = core.Window(sums, ops.zeros(len(core.COUNTS), "int32"))
+        self.record = _Record(window, ops.zeros((), "int32"))
+        self.batches: int | None = None  # those of a step half accumulated, and all since
+        self._before: _Snapshot | None = None  # the step that goes on
+        self._previous: _Step | None = None  # the step before, if it was looked at
+        self._start: list[Tensor] | None = None  # the values where the span began
+
+    def reset(self) -> None:
+        """Begin a window."""
+        self.record = self.record._replace(window=self.record.window.next(xp=ops))
+
+    def looks(self) -> bool:
+        """Whether the step that comes is looked at."""
+        n = (self.batches or 0) // self._accumulated + 1
+        return bool(self._sampling.measures(n) or self._sampling.precedes(n))
+
+    def before(self) -> None:
+        """Before a batch: keep what its step is compared with."""
+        optimizer = self._optimizer
+        if self.batches is None:
+            self.batches = 0
+            if self._accumulated > 1:
+                self.batches = int(ops.convert_to_numpy(optimizer._iterations)) % self._accumulated
+        # A MultiOptimizer has none. Callbacks may set another one after the step.
+        rate = ops.cast(getattr(optimizer, "learning_rate", 0.0), self._dtype)
+        if self.batches % self._accumulated == 0:
+            iterations = ops.convert_to_tensor(optimizer.iterations)
+            self._before = self._copy(self._values(), iterations, rate)
+            if self._start is None:
+                self._start = self._before.values
+                self.record = self.record._replace(told=self._before.iterations)
+        elif self._before:
+            self._before = self._before._replace(rate=ops.copy(rate))
+
+    def after(self) -> None:
+        """After a batch: measure the step if one ended with it."""
+        if self.batches is None:  # begun in the midst of a batch
+            return
+        self.batches += 1
+        n, inside = divmod(self.batches, self._accumulated)
+        if inside or not self._before or not self._optimizer.built:
+            return
+        before, self._before = self._before, None
+        previous, self._previous = self._previous, None
+        iterations = ops.convert_to_tensor(self._optimizer.iterations)
+        now = _Snapshot(self._values(), iterations, before.rate)
+        if self._sampling.measures(n):
+            ends = self._sampling.ends_span(n)
+            self.record, step = self._measure(
+                self.record,
+                self._start if ends else None,
+                previous or _Step([0 * ops.cast(x, self._dtype) for x in before.values], ops.equal(1, 0)),
+                before,
+                now,
+                *self._dynamics(before.rate),
+                ops.convert_to_tensor(self._sampling.weight(n)),
             )
-            for ends in (False, True)
-        }
-        zeros = ops.zeros((len(self._rows),), self._dtype)
-        counts = [ops.zeros((), self._dtype) for _ in range(6)]
-        self._window = Window(*Window.empty(zeros)[:-6], *counts)
-        self._first: Tensor | None = None  # iterations where the window began
-        self._looks: list[_Look] = []
-        self._start: _Look | None = None
+            if ends:
+                self._start = self._copy(*now).values
+        else:
+            step = self._difference(before, now)
+        self._previous = step if self._sampling.precedes(n) else None
 
-    def look(self, step: int, *, measured: bool, next_measured: bool) -> None:
-        """After a step: measure it, and keep what the measured one after it needs."""
-        optimizer, ends = self._optimizer, step % self._span == 0
-        iterations = ops.copy(ops.convert_to_tensor(optimizer.iterations))
-        iterations = ops.cast(iterations, self._dtype)
-        shrink = ops.ones((), self._dtype)
-        if optimizer.weight_decay:
-            rate = ops.cast(last_learning_rate(optimizer, self._dtype), self._dtype)
-            shrink = 1 - optimizer.weight_decay * rate
-        now = _Look(self._values(), iterations, shrink)
-        if self._first is None:
-            self._first = iterations
-        if measured and self._looks and self._start is not None:
-            rho, square_time, state, mass = _motion(optimizer, self._dtype)
-            masses = None
-            if state is not None and self._all_move:
-                if self._state_values is None:
-                    index = map(optimizer._get_variable_index, self._variables)
-                    self._state_values = _reader([state[i] for i in index], self._dtype)
-                masses = [mass(ops.cast(x, self._dtype)) for x in self._state_values()]
-            elif state is not None:  # what does not walk has no mass
-                square_time = _nan(self._dtype)
-            before, after = (*self._looks, self._looks[-1])[:2]  # on the first step there is one
-            self._window = self._measure[ends](
-                self._window, self._first, self._start, before, after, now, rho, square_time, masses
-            )
-        if ends or next_measured:
-            now = now._replace(values=self._copy(now.values))  # the variables are overwritten
-        if next_measured:
-            self._looks = [*self._looks[-1:], now]
-        if ends:
-            self._start = now
+    @property
+    def _accumulated(self) -> int:
+        return self._optimizer.gradient_accumulation_steps or 1
 
-    def close(self) -> list[dict[str, float]]:
-        """The readings of each row; a new window begins."""
-        iterations = ops.cast(ops.convert_to_tensor(self._optimizer.iterations), self._dtype)
-        first, self._first = self._first, ops.copy(iterations)
-        numbers = tree.map_structure(
-            lambda x: np.asarray(ops.convert_to_numpy(x), np.float64), self._window
+    def _dynamics(self, rate: Tensor) -> tuple[core.Dynamics, list[Tensor] | None]:
+        """Rho and dt**2 of the step, and what its masses are made of."""
+        rho, dt2 = self._rule.dynamics(rate)
+        squares = None
+        if self._rule.squares and len(self._variables) > len(self.key) - 1:
+            dt2 = None  # what does not walk has no mass
+        elif self._rule.squares:
+            if self._squares is None:
+                squares, index = self._rule.squares(), self._optimizer._get_variable_index
+                self._squares = _reader([squares[index(x)] for x in self._variables], self._dtype)
+            squares = self._squares()
+        known = [x if x is None else ops.cast(x, self._dtype) for x in (rho, dt2)]
+        return core.Dynamics(*known), squares
+
+    # --- compiled ---------------------------------------------------------------------------------
+
+    def _step(self, before: _Snapshot, now: _Snapshot) -> _Step:
+        """The displacements, less decoupled weight decay."""
+        size, decays = len(before.values), self._decays
+        shrink = 1 - (self._optimizer.weight_decay or 0) * before.rate
+        pairs = zip(self._apart(before.values), self._apart(now.values), decays, strict=True)
+        moved = [y - (x * shrink if decay else x) for x, y, decay in pairs]
+        if size < len(moved):
+            moved = [ops.concatenate(moved)]
+        return _Step(moved, ops.equal(now.iterations - before.iterations, 1))
+
+    def _measured(
+        self,
+        record: _Record,
+        start: list[Tensor] | None,
+        previous: _Step,
+        before: _Snapshot,
+        now: _Snapshot,
+        dynamics: core.Dynamics,
+        squares: list[Tensor] | None,
+        weight: Tensor,
+    ) -> tuple[_Record, _Step]:
+        """With one more measured step, which ends a span if the values at its start are given."""
+        step = self._step(before, now)
+        mass, path = None, None
+        if squares is not None and self._rule.mass:
+            mass = [self._rule.mass(x, now.iterations) for x in self._apart(squares)]
+        if start is not None:
+            path = [y - x for x, y in zip(self._apart(start), self._apart(now.values), strict=True)]
+        moved = self._apart(step.moved), self._apart(previous.moved)
+        window = record.window.step(now.iterations - record.told, xp=ops).measure(
+            core.moments(*moved, mass, path, xp=ops),
+            self.layout,
+            dynamics,
+            weight=weight,
+            paired=previous.applied,
+            applied=step.applied,
+            xp=ops,
         )
-        self._window = self._window.closed()._replace(
-            **{name: ops.zeros((), self._dtype) for name in ("steps", "measured", "pairs", "spans")}
-        )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            readings = numbers.read(self._rows, xp=np)
-        steps = float(ops.convert_to_numpy(iterations - first))
-        return [
-            {name: float(x[i]) for name, x in readings.items()} | {"steps": int(steps)}
-            for i in range(len(self._rows))
-        ]
+        return _Record(window, ops.copy(now.iterations)), step
+
+    def _apart(self, values: list[Tensor]) -> list[Tensor]:
+        """An array for each variable, in the dtype to compute in."""
+        if len(values) < len(self.layout.sizes):
+            values = ops.split(values[0], np.cumsum(self.layout.sizes)[:-1].tolist())
+        return [ops.cast(x, self._dtype) for x in values]
 
 
-def _measured(
-    window: Window,
-    first: Tensor,
-    start: _Look,
-    before: _Look,
-    after: _Look,
-    now: _Look,
-    rho: Tensor,
-    square_time: Tensor,
-    masses: list[Tensor] | None,
-    *,
-    rows: Rows,
-    decays: list[bool],
-    dtype: str,
-    ends: bool,
-) -> Window:
-    """The window with one more measured step, that from ``after`` to ``now``."""
-
-    def apart(values: list[Tensor]) -> list[Tensor]:
-        if len(values) == len(rows.sizes):
-            return values
-        pieces: list[Tensor] = ops.split(values[0], np.cumsum(rows.sizes)[:-1].tolist())
-        return pieces
-
-    def moved(x: _Look, y: _Look) -> list[Tensor]:
-        return [
-            ops.cast(b, dtype) - ops.cast(a, dtype) * (y.shrink if decays[i] else 1)
-            for i, (a, b) in enumerate(zip(apart(x.values), apart(y.values), strict=True))
-        ]
-
-    last, this = moved(before, after), moved(after, now)
-    weighted = None
-    if masses is not None:
-        roots = [ops.sqrt(ops.cast(mass, dtype)) for mass in apart(masses)]
-        last_weighted, this_weighted = (
-            [x * root for x, root in zip(xs, roots, strict=True)] for xs in (last, this)
-        )
-        weighted = pair_sums(last_weighted, this_weighted, xp=ops)
-    # A loss scaler skips steps; only it knows which, and the host is not to ask.
-    applied = ops.equal(now.iterations - after.iterations, 1)
-    paired = ops.cast(ops.equal(after.iterations - before.iterations, 1), dtype)
-    added = window._replace(
-        steps=now.iterations - first, span_steps=now.iterations - start.iterations
-    ).add(
-        pair_sums(last, this, xp=ops),
-        rows,
-        rho=rho,
-        dt2=square_time,
-        weighted=weighted,
-        paired=paired,
-        xp=ops,
-    )
-    if ends:
-        way = [
-            ops.cast(x, dtype) - ops.cast(x0, dtype)
-            for x, x0 in zip(apart(now.values), apart(start.values), strict=True)
-        ]
-        distance = ops.stack([squared_norm(y, xp=ops) for y in way])
-        overlap = ops.stack([inner_product(y, dx, xp=ops) for y, dx in zip(way, this, strict=True)])
-        added = added.end_span(distance, overlap, rows, rho=rho, xp=ops)
-        zero = ops.zeros((), dtype)
-        window = window._replace(
-            span_squares=window.span_squares * 0, span_steps=zero, span_measured=zero
-        )
-    chosen: Window = tree.map_structure(
-        lambda new, old: ops.where(applied, new, old), added, window
-    )
-    return chosen
+def _copied(values: list[Tensor], iterations: Tensor, rate: Tensor) -> _Snapshot:
+    return _Snapshot([ops.copy(x) for x in values], ops.copy(iterations), ops.copy(rate))
 
 
 def _reader(variables: list[Variable], dtype: str) -> Callable[[], list[Tensor]]:
@@ -385,50 +482,24 @@ def _compiled(f: Callable[..., Any]) -> Callable[..., Any]:
     return torch.no_grad()(f)
 
 
-def _floating(weights: list[Variable]) -> list[Variable]:
-    return [x for x in weights if "float" in keras.backend.standardize_dtype(x.dtype)]
+def _values_of(model: Any, state: Any) -> AbstractContextManager[Any]:
+    """Where the variables have the values of a compiled step: on JAX these are not in them."""
+    if not JAX:
+        return nullcontext()
+    lists = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
+    pairs = [pair for xs, values in zip(lists, state, strict=False) for pair in zip(xs, values, strict=True)]
+    return keras.StatelessScope(pairs)
 
 
-def _nan(dtype: str) -> Tensor:
-    return ops.cast(float("nan"), dtype)
+def _iterations(optimizer: Any) -> Tensor:
+    return ops.copy(ops.convert_to_tensor(optimizer.iterations))
 
 
-class _Motion(NamedTuple):
-    """How the last step of an optimizer moved."""
-
-    rho: Tensor
-    square_time: Tensor  # dt**2
-    state: list[Variable] | None = None  # what the masses are made of, if they are not 1
-    mass: Callable[[Tensor], Tensor] = ops.sqrt
+def _walks(variable: Variable) -> bool:
+    """Whether steps move it; not what Keras overwrites with its gradient, or is frozen."""
+    overwritten = getattr(variable, "overwrite_with_gradient", False)
+    return bool(_is_floating(variable) and variable.trainable and not overwritten)
 
 
-def _motion(optimizer: Any, dtype: str) -> _Motion:
-    known = keras.optimizers
-    rate = last_learning_rate(optimizer, dtype)
-
-    def of_sgd(momentum: float, rate: Tensor, *masses: Any) -> _Motion:
-        square_time = ops.cast(learning_rate_from_sgd(rate, momentum), dtype)
-        return _Motion(ops.cast(momentum, dtype), square_time, *masses)
-
-    if isinstance(optimizer, CoolMomentum):
-        return _Motion(optimizer._rho_at(optimizer.iterations - 1, dtype), rate)
-    if isinstance(optimizer, known.SGD) and not optimizer.nesterov:
-        return of_sgd(optimizer.momentum, rate)
-    if isinstance(optimizer, known.Adam):
-        steps = ops.cast(ops.convert_to_tensor(optimizer.iterations), dtype)
-        beta1, beta2 = optimizer.beta_1, ops.cast(optimizer.beta_2, dtype)
-        # Keras adds epsilon to the root before the bias is corrected, Kingma's "epsilon hat".
-        epsilon = optimizer.epsilon / ops.sqrt(1 - beta2**steps)
-        return _Motion(
-            ops.cast(beta1, dtype),
-            ops.cast(learning_rate_from_adam(rate, beta1), dtype),
-            optimizer._velocity_hats if optimizer.amsgrad else optimizer._velocities,
-            lambda x: adam_mass(x, beta2, steps, epsilon),
-        )
-    if isinstance(optimizer, known.RMSprop) and not optimizer.centered:
-        squares, momentum = optimizer._velocities, optimizer.momentum
-    elif isinstance(optimizer, known.Adagrad):
-        squares, momentum = optimizer._accumulators, 0.0
-    else:
-        return _Motion(_nan(dtype), _nan(dtype))
-    return of_sgd(momentum, rate, squares, lambda x: ops.sqrt(x + optimizer.epsilon))
+def _is_floating(variable: Variable) -> bool:
+    return "float" in keras.backend.standardize_dtype(variable.dtype)

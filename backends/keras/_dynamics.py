@@ -1,0 +1,57 @@
+"""How the optimizers of Keras move: rho, dt**2 and masses from their settings."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from coolmomentum.keras._common import Tensor, Variable
+from coolmomentum.keras._optimizer import CoolMomentum
+from coolmomentum.langevin import adam_mass
+from coolmomentum.thermometer import Dynamics, adagrad, adam, rms_mass, rmsprop, sgd
+
+known = keras.optimizers
+
+
+class Rule(NamedTuple):
+    """How an optimizer moves; of its last step where it depends on the step."""
+
+    dynamics: Callable[[Tensor], Dynamics]  # of the learning rate
+    squares: Callable[[], list[Variable]] | None = None  # what the masses are made of; else 1
+    mass: Callable[[Tensor, Tensor], Tensor] | None = None  # of these, after so many steps
+
+
+def rule_of(optimizer: Any, dtype: str) -> Rule:
+    """The rule of a built optimizer; nothing is known of a subclass with a step of its own."""
+
+    def steps_as(kind: Any) -> bool:
+        same: bool = getattr(type(optimizer), "update_step", None) is kind.update_step
+        return same
+
+    def adams(square: Tensor, steps: Tensor) -> Tensor:
+        steps = ops.maximum(ops.cast(steps, dtype), 1)  # a loss scaler may have skipped all
+        beta2 = ops.cast(optimizer.beta_2, dtype)
+        # Keras adds epsilon to the root before the bias is corrected, Kingma's "epsilon hat".
+        return adam_mass(square, beta2, steps, optimizer.epsilon / ops.sqrt(1 - beta2**steps))
+
+    def root(square: Tensor, _: Tensor) -> Tensor:
+        return rms_mass(square + optimizer.epsilon)
+
+    if steps_as(CoolMomentum):
+        return Rule(lambda rate: Dynamics(optimizer._rho_at(optimizer.iterations - 1, dtype), rate))
+    if steps_as(known.SGD) and not (optimizer.nesterov and optimizer.momentum):
+        return Rule(lambda rate: sgd(rate, optimizer.momentum))
+    if steps_as(known.Adam):
+        return Rule(
+            lambda rate: adam(rate, optimizer.beta_1),
+            lambda: optimizer._velocity_hats if optimizer.amsgrad else optimizer._velocities,
+            adams,
+        )
+    if steps_as(known.RMSprop) and not optimizer.centered:
+        return Rule(
+            lambda rate: rmsprop(rate, optimizer.momentum), lambda: optimizer._velocities, root
+        )
+    if steps_as(known.Adagrad):
+        return Rule(adagrad, lambda: optimizer._accumulators, root)
+    return Rule(lambda _: Dynamics())
