@@ -46,6 +46,16 @@ def report(window: Window, layout: Layout, by: By = "all") -> dict[Any, Any]:
 def known(reading: dict[str, float]) -> dict[str, float]:
     """The readings that exist, for a log: those that are not NaN.
 
+    Parameters
+    ----------
+    reading : of :func:`report`, all parameters pooled.
+
+    Returns
+    -------
+    dict without those that are NaN
+
+    Examples
+    --------
     >>> known({"steps": 2, "temperature": 0.5, "freeze_out": float("nan")})
     {'steps': 2, 'temperature': 0.5}
     """
@@ -72,6 +82,10 @@ def why_hotter(reading: dict[str, float], layout: Layout) -> str | None:
     ----------
     reading : of all parameters, of :func:`report`.
     layout : of the window.
+
+    Returns
+    -------
+    the text of a warning, or None
 
     Examples
     --------
