@@ -120,13 +120,7 @@ def thermometer(
 
     meter = _Meter(core.Sampling(every, span), dynamics, axis_name)
 
-    def update(
-        updates: optax.Updates,
-        state: ThermometerState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, ThermometerState]:
-        del extra_args
+    def update(updates: Any, state: ThermometerState, params: Any = None, **_: Any) -> Any:
         done, state = meter.step(state, updates, params)
         return _released(updates, done), state
 
@@ -198,13 +192,8 @@ def adam_thermometer(
         moment = _second_moment(_adam_in(inner_state))
         return AdamThermometerState(inner_state, _init(_masked_as(moment, params)))
 
-    def update(
-        updates: optax.Updates,
-        state: AdamThermometerState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, AdamThermometerState]:
-        updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+    def update(updates: Any, state: AdamThermometerState, params: Any = None, **extra: Any) -> Any:
+        updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
         adam, seen = _adam_in(inner_state), state.thermometer
         masses = functools.partial(_adam_masses, adam, seen.previous, b2, eps)
         now, here = (_masked_as(_second_moment(adam), x) for x in (updates, params))
@@ -357,11 +346,7 @@ class _Meter:
     axis_name: AxisName | None
 
     def step(
-        self,
-        state: ThermometerState,
-        updates: optax.Updates,
-        params: optax.Params | None,
-        masses: Masses | None = None,
+        self, state: ThermometerState, updates: Any, params: Any, masses: Masses | None = None
     ) -> tuple[Any, ThermometerState]:
         """The state after a step, and a flag that is True once all is measured."""
         n, sampling = optax.safe_increment(state.count), self.sampling
@@ -391,9 +376,8 @@ class _Meter:
             state.window,
         )
         done, previous = _run_if_in_place(sampling.precedes(n) & done, lambda _: now, previous)
-        trees = zip((state.previous, state.start), (previous, start), strict=True)
-        new = (jax.tree.unflatten(jax.tree.structure(tree), leaves) for tree, leaves in trees)
-        return done, ThermometerState(n, window, *new)
+        tree = jax.tree.structure(state.previous)
+        return done, ThermometerState(n, window, tree.unflatten(previous), tree.unflatten(start))
 
     def _measured(
         self,

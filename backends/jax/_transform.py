@@ -155,14 +155,7 @@ def cool_momentum(
         at_rest = functools.partial(_at_rest, dtype=accumulator)
         return CoolMomentumState(jnp.zeros([], jnp.int32), jax.tree.map(at_rest, params))
 
-    def update_fn(
-        updates: optax.Updates,
-        state: CoolMomentumState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, CoolMomentumState]:
-        del extra_args
-
+    def update_fn(updates: Any, state: CoolMomentumState, params: Any = None, **_: Any) -> Any:
         @functools.cache  # one rho and one step size for all leaves of a precision
         def coefficients(dtype: DType) -> tuple[jax.Array, jax.Array]:
             rho = common.rho_at(cooling, state.count, dtype)
@@ -175,10 +168,7 @@ def cool_momentum(
 
 
 def _step(
-    gradients: optax.Updates,
-    state: CoolMomentumState,
-    params: optax.Params | None,
-    coefficients: Coefficients,
+    gradients: Any, state: CoolMomentumState, params: Any, coefficients: Coefficients
 ) -> tuple[optax.Updates, CoolMomentumState]:
     """The updates and the state after them."""
     # A None among the gradients is a leaf.
