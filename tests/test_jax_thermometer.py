@@ -210,8 +210,14 @@ FROZEN = {  # optax' ways to train the layer and not the scale; what is frozen h
 }
 
 
-@pytest.mark.parametrize("make", FROZEN.values(), ids=FROZEN)
-@pytest.mark.parametrize("adam", [optax.adam(0.1), optax.amsgrad(0.1)], ids=["adam", "amsgrad"])
+@pytest.mark.parametrize(
+    ("make", "adam"),
+    [
+        *((make, optax.adam(0.1)) for make in FROZEN.values()),
+        (FROZEN["masked"], optax.amsgrad(0.1)),
+    ],
+    ids=[*FROZEN, "amsgrad masked"],
+)
 def test_parameters_without_a_mass_do_not_count(make, adam):
     """Adam for some of the parameters is read as Adam for those alone."""
     grads = gradients(3)
@@ -479,8 +485,10 @@ def test_updates_of_another_tree_are_refused():
         tx.update(PARAMS["layer"], state, PARAMS["layer"])
 
 
-@pytest.mark.parametrize("tx", METERS.values(), ids=METERS)
-@pytest.mark.parametrize("box", [nn.with_partitioning, nn.with_logical_partitioning])
+@pytest.mark.parametrize(
+    ("tx", "box"),
+    [(METERS["cool"], nn.with_partitioning), (METERS["frozen adam"], nn.with_logical_partitioning)],
+)
 def test_partitioned_parameters_of_linen_read_as_plain_ones(box, tx):
     """The boxes are in no name and in no group."""
 

@@ -26,6 +26,15 @@ def states_in(tree: Any, *kinds: type[State]) -> list[State]:
     return [node for node in nodes if isinstance(node, kinds)]
 
 
+def map_states(f: Callable[[State], Any], tree: Any, kind: type[State]) -> Any:
+    """The tree with a function of every state of a kind in its place."""
+
+    def mapped(node: Any) -> Any:
+        return f(node) if isinstance(node, kind) else node
+
+    return jax.tree.map(mapped, tree, is_leaf=lambda x: isinstance(x, kind))
+
+
 # --- dtypes -------------------------------------------------------------------------------------
 
 

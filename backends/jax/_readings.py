@@ -232,16 +232,13 @@ def per_leaf(
 
 def states_of(opt_state: optax.OptState) -> list[CoolMomentumState]:
     """Every CoolMomentum state in the state of an optimizer, of which there is one at least."""
-    states = [
-        state._replace(count=unboxed(state.count))
-        for state in common.states_in(opt_state, CoolMomentumState)
-    ]
-    if not states:
+    found = common.states_in(opt_state, CoolMomentumState)
+    if not found:
         raise ValueError(
             "opt_state must have the state of a cool_momentum in it: "
             f"{type(opt_state).__name__} has none"
         )
-    return states
+    return [state._replace(count=unboxed(state.count)) for state in found]
 
 
 def _pooled(

@@ -311,14 +311,12 @@ def reset(opt_state: optax.OptState) -> optax.OptState:
     0
     """
 
-    def begun(node: Any) -> Any:
-        if not isinstance(node, ThermometerState):
-            return node
-        (sums, counts), structure = jax.tree.flatten(node.window)  # perhaps in boxes
-        window = Window(jnp.asarray(sums), jnp.asarray(counts)).next(xp=jnp)
-        return node._replace(window=jax.tree.unflatten(structure, window))
+    def begun(state: ThermometerState) -> ThermometerState:
+        arrays, structure = jax.tree.flatten(state.window)  # perhaps in boxes
+        window = Window(*map(jnp.asarray, arrays)).next(xp=jnp)
+        return state._replace(window=jax.tree.unflatten(structure, window))
 
-    return jax.tree.map(begun, opt_state, is_leaf=lambda x: isinstance(x, ThermometerState))
+    return common.map_states(begun, opt_state, ThermometerState)
 
 
 # --- measuring ----------------------------------------------------------------------------------
@@ -377,7 +375,8 @@ class _Meter:
         )
         done, previous = _run_if_in_place(sampling.precedes(n) & done, lambda _: now, previous)
         tree = jax.tree.structure(state.previous)
-        return done, ThermometerState(n, window, tree.unflatten(previous), tree.unflatten(start))
+        trees = (jax.tree.unflatten(tree, leaves) for leaves in (previous, start))
+        return done, ThermometerState(n, window, *trees)
 
     def _measured(
         self,

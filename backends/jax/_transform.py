@@ -233,9 +233,8 @@ def _at_rest(x: Leaf, dtype: DType | None) -> jax.Array:
     if common.is_key(x):
         return jnp.zeros_like(x)
     # An explicit dtype makes the zeros strongly typed, or the second step would compile again.
-    return jnp.zeros_like(
-        x, dtype=dtype if dtype is not None and common.is_trainable(x) else jnp.result_type(x)
-    )
+    chosen = dtype is not None and common.is_trainable(x)
+    return jnp.zeros_like(x, dtype if chosen else jnp.result_type(x))
 
 
 def _moved(gradient: Leaf, displacement: jax.Array, coefficients: Callable[[DType], Any]) -> Any:
