@@ -11,13 +11,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from coolmomentum.jax._portable import export_state, import_state
-from coolmomentum.jax._readings import (
-    per_leaf,
-    rescaled_temperature,
-    rho,
-    step_size,
-    temperature,
-)
+from coolmomentum.jax._readings import per_leaf, rescaled_temperature, rho, step_size, temperature
 from coolmomentum.jax._thermometer import (
     AdamThermometerState,
     ThermometerState,

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from coolmomentum.jax._common import is_trainable, map_states
 from coolmomentum.jax._readings import states_of
-from coolmomentum.jax._transform import CoolMomentumState, is_trainable
+from coolmomentum.jax._transform import CoolMomentumState
 from coolmomentum.jax._tree import Leaf, named_leaves, unboxed
 from coolmomentum.portable import PortableState, unique
 from coolmomentum.schedules import CoolingSchedule
@@ -98,19 +99,16 @@ def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptSt
     if saved.clock > (largest := np.iinfo(np.int32).max):
         raise ValueError(f"clock must be <= {largest}, the int32 of the state: {saved.clock}")
 
-    def replaced(node: Any) -> Any:
-        if not isinstance(node, CoolMomentumState):
-            return node
+    def replaced(state: CoolMomentumState) -> CoolMomentumState:
+        count = jax.tree.map(lambda count: _like(count, saved.clock), state.count)
         new = [
             _like(dx, loaded[name]) if is_trainable(dx) else _at_rest(dx)
-            for name, dx in named_leaves(node.displacement)
+            for name, dx in named_leaves(state.displacement)
         ]
-        displacement = jax.tree.unflatten(jax.tree.structure(node.displacement), new)
-        return CoolMomentumState(
-            jax.tree.map(lambda count: _like(count, saved.clock), node.count), displacement
-        )
+        structure = jax.tree.structure(state.displacement)
+        return CoolMomentumState(count, jax.tree.unflatten(structure, new))
 
-    return jax.tree.map(replaced, opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
+    return map_states(replaced, opt_state, CoolMomentumState)
 
 
 def _named(found: list[CoolMomentumState]) -> dict[str, Leaf]:
