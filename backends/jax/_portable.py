@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from coolmomentum.jax._common import is_trainable
 from coolmomentum.jax._readings import states_of
-from coolmomentum.jax._transform import CoolMomentumState, is_trainable
+from coolmomentum.jax._transform import CoolMomentumState
 from coolmomentum.jax._tree import Leaf, named_leaves, unboxed
 from coolmomentum.portable import PortableState, unique
 from coolmomentum.schedules import CoolingSchedule

@@ -52,14 +52,15 @@ def known(reading: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in reading.items() if value == value}
 
 
-def why_unmeasured(window: Window, sampling: Sampling) -> str | None:
+def why_unmeasured(window: Window, sampling: Sampling | None = None) -> str | None:
     """Why a window that has seen steps reads NaN throughout; None if it does not."""
     steps, measured = (int(window.counts[i]) for i in (0, 1))
     if measured or not steps:
         return None
+    every = "every" if sampling is None else f"every={sampling.every}"
     return (
         f"no reading: none of the {steps} steps of this window was measured; after the first "
-        f"{FIRST} steps one in every={sampling.every} is, so read less often or lower every"
+        f"{FIRST} steps one in {every} is, so read less often or lower every"
     )
 
 
