@@ -18,6 +18,7 @@ from coolmomentum.jax._readings import (
     step_size,
     temperature,
 )
+from coolmomentum.jax._thermal import ThermalNoiseState, add_thermal_noise, langevin
 from coolmomentum.jax._thermometer import (
     AdamThermometerState,
     ThermometerState,
@@ -31,11 +32,14 @@ from coolmomentum.jax._transform import CoolMomentumState, cool_momentum
 __all__ = [
     "AdamThermometerState",
     "CoolMomentumState",
+    "ThermalNoiseState",
     "ThermometerState",
     "adam_thermometer",
+    "add_thermal_noise",
     "cool_momentum",
     "export_state",
     "import_state",
+    "langevin",
     "per_leaf",
     "read",
     "rescaled_temperature",
