@@ -196,7 +196,7 @@ def sampled(k, told, *, temperature=2.0, noise="averaged", heat=0.0):
 
 
 def test_the_thermometer_reads_the_bath():
-    """The ratio is 1 within the scatter of 4e5 squares and the start from rest, and k dt**2 is 2."""
+    """The ratio is 1, within the scatter of 4e5 squares and the start from rest; k dt**2 is 2."""
     found = read(sampled(4.0, {"temperature": 2.0}))
     assert found["bath_ratio"] == pytest.approx(1, abs=0.01)
     assert found["curvature"] == pytest.approx(2, abs=0.03)

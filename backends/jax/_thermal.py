@@ -108,16 +108,17 @@ def add_thermal_noise(
                 jnp.where(state.count == 0, rate, state.learning_rate),
                 xp=jnp,
             )
-            gradients, tree = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
-            old = gradients if noise == "white" else tree.flatten_up_to(state.normals)
+            gradients, tree = jax.tree.flatten(updates, is_leaf=_is_none)
+            white = noise == "white"
+            old = gradients if white else jax.tree.leaves(state.normals, is_leaf=_is_none)
             keys = jax.random.split(jax.random.fold_in(state.key, state.count), len(old))
             new = [_drawn(*pair) for pair in zip(keys, old, strict=True)]
             forced = [
                 _forced(*triple, scale, noise) for triple in zip(gradients, old, new, strict=True)
             ]
-        normals = () if noise == "white" else tree.unflatten(new)
-        count = optax.safe_increment(state.count)
-        return tree.unflatten(forced), ThermalNoiseState(count, state.key, rate, normals)
+        normals = () if white else jax.tree.unflatten(tree, new)
+        state = ThermalNoiseState(optax.safe_increment(state.count), state.key, rate, normals)
+        return jax.tree.unflatten(tree, forced), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -155,11 +156,16 @@ def langevin(
     >>> round(float(jnp.mean(4 * x**2)), 1)
     2.0
     """
-    schedule = rho if callable(rho) or common.is_array(rho) else (lambda step: rho)
+    schedule: Any = rho if callable(rho) or common.is_array(rho) else lambda step: rho
     return optax.chain(
         add_thermal_noise(learning_rate, rho, temperature, key, noise=noise),
         cool_momentum(learning_rate, schedule=schedule),
     )
+
+
+def _is_none(x: Any) -> bool:
+    """A None is a leaf: a parameter without a gradient."""
+    return x is None
 
 
 def _zeros(x: Leaf) -> jax.Array:
