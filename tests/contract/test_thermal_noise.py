@@ -11,7 +11,7 @@ from coolmomentum import CoolingSchedule, random_force_scale
 from coolmomentum.numpy import CoolMomentum, ThermalNoise
 
 jax, jnp, optax = map(framework, ("jax", "jax.numpy", "optax"))
-cool_jax = framework("coolmomentum.jax")
+cool_jax, torch, cool_torch = map(framework, ("coolmomentum.jax", "torch", "coolmomentum.torch"))
 
 SHAPES = ((3, 4), (5,), ())
 
@@ -82,7 +82,23 @@ def in_jax(run: Run, *, jit: bool = True, seed: int = 0) -> Walk:
     return Walk(positions, normals)
 
 
-FRAMEWORKS = {"jax": in_jax}
+def in_torch(run: Run, *, seed: int = 0) -> Walk:
+    """A bath of the optimizer, which is asked for the numbers that it drew."""
+    params = [torch.zeros(shape, requires_grad=True) for shape in SHAPES]
+    optimizer = cool_torch.CoolMomentum(params, run.learning_rate, schedule=run.cooling)
+    bath = cool_torch.ThermalNoise(optimizer, run.temperature, noise=run.noise, seed=seed)
+    positions, normals = [], []
+    for n, gradients in enumerate(run.gradients):
+        for param, gradient in zip(params, gradients, strict=True):
+            param.grad = torch.as_tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+        positions.append([x.detach().numpy().copy() for x in params])
+        drawn = [bath._normals(i, n + 1, x.detach()) for i, x in enumerate(params)]
+        normals.append([x.numpy() for x in drawn])
+    return Walk(positions, normals)
+
+
+FRAMEWORKS = {"jax": in_jax, "torch": in_torch}
 
 
 @pytest.fixture(params=FRAMEWORKS.values(), ids=FRAMEWORKS.keys())
