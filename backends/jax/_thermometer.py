@@ -9,7 +9,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from coolmomentum.jax._common import AxisName, RhoSchedule
 from coolmomentum.jax._tree import paths
 from coolmomentum.langevin import adam_mass
 from coolmomentum.temperature import coordinates
+from coolmomentum.thermal import Noise
 from coolmomentum.thermometer import Window
 
 Masses = Callable[[], Iterable[jax.Array]]  # the mass of each coordinate of each parameter
@@ -61,6 +62,8 @@ def thermometer(
     *,
     every: int = core.EVERY,
     span: int = core.SPAN,
+    temperature: optax.ScalarOrSchedule | None = None,
+    noise: Noise = "averaged",
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A thermometer for any optimizer: it goes last in the chain and changes nothing.
@@ -83,6 +86,7 @@ def thermometer(
     every : each of the first ten steps is measured, then one in this many.
     span : steps over which the freeze-out meter follows the parameters, a multiple of ``every``.
         It needs the parameters as an argument of ``update``; without them it reads NaN.
+    temperature, noise : of the heat bath, where :func:`add_thermal_noise` is in the chain.
     axis_name : mapped axis along which all displacements are split, where JAX does not know it, see
         :func:`rescaled_temperature`.
 
@@ -111,11 +115,17 @@ def thermometer(
         common.check_setting("learning_rate", learning_rate, _check.positive)
     if rho is not None:
         common.check_setting("rho", rho, functools.partial(_check.half_open, low=-1.0))
+    if temperature is not None:
+        common.check_setting("temperature", temperature, _check.non_negative)
+    _check.one_of("noise", noise, get_args(Noise))
 
     def dynamics(count: jax.Array, dtype: DType) -> core.Dynamics:
         return core.Dynamics(
             None if rho is None else common.rho_at(rho, count, dtype),
             None if learning_rate is None else common.value_at(learning_rate, count, dtype),
+            None
+            if temperature is None
+            else core.Bath(common.value_at(temperature, count, dtype), noise),
         )
 
     meter = _Meter(core.Sampling(every, span), dynamics, axis_name)
@@ -259,7 +269,8 @@ def read(opt_state: optax.OptState, by: core.By = "all") -> dict[str, Any]:
     Warns
     -----
     UserWarning
-        If nothing was measured in the window: the warning says why.
+        If nothing was measured in the window, or the walk is more than 5 per cent hotter than its
+        bath: the warning says why.
 
     Examples
     --------
@@ -284,6 +295,8 @@ def read(opt_state: optax.OptState, by: core.By = "all") -> dict[str, Any]:
     layout = _layout(state.previous)
     reading = core.report(window, layout, by)
     if layout.parameters and (why := core.why_unmeasured(window)):
+        warnings.warn(why, stacklevel=2)
+    if why := core.why_hotter(core.report(window, layout), layout):
         warnings.warn(why, stacklevel=2)
     return reading
 
