@@ -29,7 +29,6 @@ KERAS_BACKEND = "torch"
 # What the tests import is imported once, and children of this process have it: frameworks, which
 # have not started threads yet (a child would lack them), but not the package.
 IMPORTED = (
-    "triton_interpreter",
     "array_api_strict",
     "flax",
     "optax",
@@ -273,41 +272,6 @@ TORCH_MUTANTS = [
         "    sign = -1.0 if step.maximize else 1.0\n",
         "    sign = 1.0 if step.maximize else -1.0\n",
         contract(EXACT, "torch foreach float64"),
-    ),
-    Mutant(
-        "one pass: displacements summed, not their squares",
-        "torch/_one_pass.py",
-        "tl.sum(stored.to(tl.float32) * stored.to(tl.float32))",
-        "tl.sum(stored.to(tl.float32))",
-        Selection("torch_adapter/test_torch_one_pass.py", "there_after_a_step"),
-    ),
-    Mutant(
-        "one pass: the sum kept when the displacement has changed",
-        "torch/_thermometry.py",
-        "        return known is not None and known[0] == tensor._version\n",
-        "        return known is not None\n",
-        Selection("torch_adapter/test_torch_one_pass.py", "summed_anew"),
-    ),
-    Mutant(
-        "one pass: sums written to new memory in every step",
-        "torch/_thermometry.py",
-        "            return known\n",
-        "            return known.clone()\n",
-        Selection("torch_adapter/test_torch_one_pass.py", "where_the_last_one_did"),
-    ),
-    Mutant(
-        "one pass: the sum kept when another kernel moves the displacement",
-        "torch/_optimizer.py",
-        "                known_squares.forget(here.displacements)\n",
-        "",
-        Selection("torch_adapter/test_torch_one_pass.py", "summed_anew"),
-    ),
-    Mutant(
-        "one pass: autograd not told of the step",
-        "torch/_one_pass.py",
-        "                torch.autograd.graph.increment_version(written)\n",
-        "                pass\n",
-        Selection("torch_adapter/test_torch_one_pass.py", "autograd_notices"),
     ),
     Mutant(
         "warm-up clock ignored",

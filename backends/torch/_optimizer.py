@@ -38,11 +38,7 @@ from coolmomentum.torch._settings import (
     displacement_dtype,
     plain,
 )
-from coolmomentum.torch._thermometry import (
-    known_squares,
-    pooled_sums_of_squares,
-    sums_of_squares,
-)
+from coolmomentum.torch._thermometry import pooled_sums_of_squares, sums_of_squares
 
 
 class CoolMomentum(Optimizer):
@@ -83,19 +79,10 @@ class CoolMomentum(Optimizer):
     fused : True or False to choose; by default the fused kernel is used on the CPU. It is used only
         where it is right: float32, dense and equal layouts (on CUDA half precision too).
     capturable : keep clock and rho on the device, so that the step can be captured in a CUDA graph.
-    differentiable : keep the graph of the step, also to lr and weight_decay where they are tensors.
+    differentiable : keep the graph of the step, also to lr where it is a tensor.
     displacement_dtype : ``torch.float32`` keeps float32 displacements for half-precision
         parameters; by default they have the dtype of the parameter. The arithmetic of a step is
         float32 or better in any case.
-    track_temperature : let the step sum the squares of its displacements in its own pass over
-        memory, so that reading temperatures costs next to nothing. A Triton kernel does this on
-        CUDA for float32 and half precision, unless foreach or ``fused=False`` choose another way;
-        it has one launch for each parameter, best in a CUDA graph where they are many and small
-        (read after a replay). Elsewhere nothing changes: temperatures are summed when they are
-        read. So they are after a checkpoint is loaded, in another order, and the last digits may
-        differ. A displacement that you change yourself is summed anew if PyTorch counts the change
-        as one, which it does not through ``.data``, a DTensor or a collective; put a new tensor in
-        its place then.
 
     Raises
     ------
@@ -152,7 +139,6 @@ class CoolMomentum(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         displacement_dtype: torch.dtype | None = None,
-        track_temperature: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -171,7 +157,6 @@ class CoolMomentum(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
             "displacement_dtype": displacement_dtype,
-            "track_temperature": track_temperature,
         }
         super().__init__(params, defaults | checked(defaults))
 
@@ -474,7 +459,6 @@ class CoolMomentum(Optimizer):
                     moved = differentiable_step(param, grad, displacement, step)
                     self.state[param]["displacement"] = moved
             else:
-                known_squares.forget(here.displacements)
                 take_step(here, step, way)
             if group["cooling_idle"] or len(tensors.params) != len(group["params"]):
                 group["cooling_idle"] = ",".join(

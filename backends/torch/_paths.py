@@ -5,7 +5,6 @@ passes over memory. ``rho`` and ``eta`` are floats, or 0-d tensors where the hos
 (inside a CUDA graph or a compiled step).
 """
 
-import functools
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -111,7 +110,7 @@ class Plan:
 
 
 def _choice(group: Group) -> tuple[Any, ...]:
-    return group["fused"], group["foreach"], group["track_temperature"]
+    return group["fused"], group["foreach"]
 
 
 def _guards(tensors: list[Tensor]) -> Any:
@@ -141,15 +140,6 @@ def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "P
         return _by_the_core
     if not torch.compiler.is_compiling() and grad.is_neg():  # kernels read what is in the memory
         return _one_by_one if group["foreach"] is False else _foreach
-    if group["track_temperature"] and _may_be_fused(group) and not torch.compiler.is_compiling():
-        triton = _one_pass_kernel()
-        if (
-            triton is not None
-            and triton.can_take(param, grad, displacement)
-            and _same_dense_layout(param, grad, displacement)
-        ):
-            one_pass: Path = triton.one_pass
-            return one_pass
     if group["fused"] or (group["fused"] is None and group["foreach"] is None and param.is_cpu):
         fused_dtypes = FUSED_DTYPES["cpu" if param.is_cpu else "cuda"]
         if (
@@ -166,20 +156,6 @@ def _path(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> "P
 def _is_lazy(tensor: Tensor) -> bool:
     """Whether its memory holds the negative or the conjugate; kernels read what is in memory."""
     return not torch.compiler.is_compiling() and (tensor.is_neg() or tensor.is_conj())
-
-
-def _may_be_fused(group: Group) -> bool:
-    return group["foreach"] is None and group["fused"] is not False
-
-
-@functools.cache
-def _one_pass_kernel() -> Any:
-    """The module with the kernel, if there is a Triton to compile it."""
-    try:
-        from coolmomentum.torch import _one_pass
-    except ImportError:
-        return None
-    return _one_pass
 
 
 def _same_dense_layout(param: Tensor, grad: Tensor, displacement: Tensor) -> bool:

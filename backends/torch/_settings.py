@@ -14,13 +14,7 @@ Group = dict[str, Any]  # one entry of param_groups
 # The numbers by which rho cools, in the order of CoolingSchedule; None beside a callable schedule.
 COOLING = tuple(field.name for field in dataclasses.fields(CoolingSchedule))
 
-FLAGS = (
-    "decoupled_weight_decay",
-    "maximize",
-    "capturable",
-    "differentiable",
-    "track_temperature",
-)
+FLAGS = ("decoupled_weight_decay", "maximize", "capturable", "differentiable")
 
 
 def checked(own: Group, defaults: Group | None = None, *, whole: bool = False) -> Group:
@@ -30,11 +24,10 @@ def checked(own: Group, defaults: Group | None = None, *, whole: bool = False) -
     whole may not.
     """
     settings = (defaults or {}) | own
-    weight_decay = _checked_scalar("weight_decay", settings["weight_decay"])
-    if isinstance(weight_decay, Tensor):  # kept as one for its gradient only
-        differentiable = settings["differentiable"] is True
-        weight_decay = weight_decay.reshape(()) if differentiable else weight_decay.item()
-    checked = {"lr": _checked_scalar("lr", settings["lr"]), "weight_decay": weight_decay}
+    checked: Group = {"lr": _checked_rate(settings["lr"])}
+    checked["weight_decay"] = _check.non_negative(
+        "weight_decay", _no_tensor("weight_decay", settings["weight_decay"])
+    )
     checked |= checked_cooling(own, defaults, whole=whole)
     for name in FLAGS:
         _check.flag(name, settings[name])
@@ -60,8 +53,7 @@ def checked(own: Group, defaults: Group | None = None, *, whole: bool = False) -
 def checked_cooling(own: Group, defaults: Group | None = None, *, whole: bool = False) -> Group:
     """How a group cools: by its own schedule, by the constructor's, or by numbers of both."""
     for name in COOLING:
-        if isinstance(own.get(name), Tensor):
-            raise TypeError(f"{name} must be a Python number: {own[name]!r}")
+        _no_tensor(name, own.get(name))
     given = _given(own)
     schedule = own.get("schedule")
     if schedule is None and defaults:
@@ -109,13 +101,19 @@ def clock_of(value: Any) -> int:
     return _check.integer("cooling_step", value, 0)
 
 
-def _checked_scalar(name: str, value: Any) -> float | Tensor:
+def _checked_rate(lr: Any) -> float | Tensor:
+    if not isinstance(lr, Tensor):
+        return _check.non_negative("lr", lr)
+    if lr.numel() != 1:
+        raise ValueError(f"lr: Tensor lr must be 1-element: shape {tuple(lr.shape)}")
+    _check.non_negative("lr", lr.item())
+    return lr
+
+
+def _no_tensor(name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name}: Tensor {name} must be 1-element: shape {tuple(value.shape)}")
-        _check.non_negative(name, value.item())
-        return value
-    return _check.non_negative(name, value)
+        raise TypeError(f"{name} must be a Python number: {value!r}")
+    return value
 
 
 def check_fused(params: list[Tensor]) -> None:

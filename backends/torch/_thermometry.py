@@ -1,11 +1,10 @@
 """Sums of squares and products of tensors, which temperatures are read from, whole or sharded."""
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from coolmomentum.torch._paths import Number, local
 
@@ -73,7 +72,7 @@ def pooled_sums_of_squares(lists: Sequence[Sequence[Tensor]]) -> list[Number]:
 
 def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
     """The memory of the tensors as NumPy sees it, whose calls cost less, if it can sum them all."""
-    if not set(map(type, tensors)) <= {Tensor} or known_squares.any(tensors):
+    if not set(map(type, tensors)) <= {Tensor}:
         return None
     try:
         arrays = [tensor.numpy() for tensor in tensors]
@@ -90,62 +89,7 @@ def _sum_of_squares(array: np.ndarray) -> float:
     return sum([float(np.vdot(part, part).real) for part in parts])
 
 
-class KnownSquares:
-    """Sums of squares of displacements that the step has made which moved them.
-
-    Each is in parts, a float32 tensor that goes with the displacement and that the next step
-    writes again, so that a captured step finds it where it was. They hold until the displacement is
-    changed by other means, as far as PyTorch counts changes of a tensor.
-    """
-
-    def __init__(self) -> None:
-        # The version of the tensor that the parts are of, and these.
-        self._parts: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
-
-    def buffer(self, tensor: Tensor, parts: int) -> Tensor:
-        """Where a step is to write its parts."""
-        _, known = self._parts.get(tensor, (0, None))
-        if known is not None and known.shape == (parts,) and known.device == tensor.device:
-            return known
-        return torch.empty(parts, dtype=torch.float32, device=tensor.device)
-
-    def note(self, tensor: Tensor, parts: Tensor) -> None:
-        """From now on the parts are those of the tensor."""
-        self._parts[tensor] = (tensor._version, parts)
-
-    def forget(self, tensors: Iterable[Tensor]) -> None:
-        """A step that sums nothing moves the tensors, and its kernel may not count as a change."""
-        if not torch.compiler.is_compiling() and self._parts:
-            for tensor in tensors:
-                if tensor in self._parts:
-                    self._parts[tensor] = (_NEVER, self._parts[tensor][1])
-
-    def has(self, tensor: Tensor) -> bool:
-        """Whether the sum is known."""
-        if torch.compiler.is_compiling():
-            return False
-        known = self._parts.get(tensor)
-        return known is not None and known[0] == tensor._version
-
-    def any(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether one of the sums is known; quick if no step ever sums any."""
-        return (
-            not torch.compiler.is_compiling() and bool(self._parts) and any(map(self.has, tensors))
-        )
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The sum, 0-d."""
-        return self._parts[tensor][1].sum(dtype=torch.float64)
-
-
-_NEVER = -1  # no version of a tensor
-known_squares = KnownSquares()
-
-
 def _sum_of_squares_here(tensor: Tensor) -> Tensor:
-    tensor = local(tensor)
-    if known_squares.has(tensor):
-        return known_squares.of(tensor)
     here = real_part_here(tensor)
     return dot(here, here)
 
