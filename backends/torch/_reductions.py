@@ -1,14 +1,14 @@
 """Sums of squares and products of tensors, which temperatures are read from, whole or sharded."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from coolmomentum.torch._paths import Number, local
+from coolmomentum.torch._tensors import Number, to_local
 
-_CPU = torch.device("cpu")
 # Elements. The error of a float32 dot grows with its length; of 2**18 numbers that scatter it is
 # below 1e-6, and some 2e-5 (7e-5 if complex) where all are equal.
 _CHUNK = 2**18
@@ -31,8 +31,8 @@ def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.float64)
     device = device_of(tensors)
-    sums = torch.stack([_sum_of_squares_here(tensor).to(device) for tensor in tensors])
-    return all_reduced(tensors, sums[:, None])[:, 0]
+    sums = [dot(x, x).to(device) for x in map(local_real_view, tensors)]
+    return all_reduced(tensors, torch.stack(sums))
 
 
 def all_reduced(tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
@@ -41,14 +41,25 @@ def all_reduced(tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
     Parameters
     ----------
     tensors : what the rows belong to; their devices and shardings count, not their values.
-    sums : shape (len(tensors), k).
+    sums : shape (len(tensors), ...).
 
     Returns
     -------
     as :func:`sums_of_squares`, of the shape of ``sums``
     """
-    for index, mesh_sums in _reduced(tensors, sums):
-        sums = sums.index_copy(0, torch.tensor(index, device=sums.device), mesh_sums)
+    if not any(hasattr(tensor, "to_local") for tensor in tensors):
+        return sums
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    alike: dict[Any, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        if isinstance(tensor, DTensor):
+            alike.setdefault((tensor.device_mesh, tensor.placements), []).append(i)
+    for (mesh, sharding), rows in alike.items():
+        # A process that holds a copy holds the whole sum; one that holds a shard, a part of it.
+        placements = [Replicate() if p.is_replicate() else Partial() for p in sharding]
+        whole = DTensor.from_local(sums[rows], mesh, placements).full_tensor()
+        sums = sums.index_copy(0, torch.tensor(rows, device=sums.device), whole)
     return sums
 
 
@@ -89,19 +100,15 @@ def _sum_of_squares(array: np.ndarray) -> float:
     return sum([float(np.vdot(part, part).real) for part in parts])
 
 
-def _sum_of_squares_here(tensor: Tensor) -> Tensor:
-    here = real_part_here(tensor)
-    return dot(here, here)
-
-
 def device_of(tensors: Sequence[Tensor]) -> torch.device:
     """Where their sums are made: the first accelerator that one of them is on, else the CPU."""
-    return next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), _CPU)
+    devices = (tensor.device for tensor in tensors if tensor.device.type != "cpu")
+    return next(devices, torch.device("cpu"))
 
 
-def real_part_here(tensor: Tensor) -> Tensor:
+def local_real_view(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process has, without its graph, complex numbers as two."""
-    tensor = local(tensor).detach()
+    tensor = to_local(tensor).detach()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
@@ -131,26 +138,5 @@ def upcast(tensor: Tensor) -> Tensor:
 
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype of sums that are made on the device of a tensor."""
+    """The dtype of sums that are made on the device of a tensor; MPS has no float64."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
-def _reduced(tensors: Sequence[Tensor], sums: Tensor) -> list[tuple[list[int], Tensor]]:
-    """For the tensors that are sharded alike: their places and their sums over all processes."""
-    if not any(hasattr(tensor, "to_local") for tensor in tensors):
-        return []
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    alike: dict[object, list[int]] = {}
-    for i, tensor in enumerate(tensors):
-        if isinstance(tensor, DTensor):
-            alike.setdefault((tensor.device_mesh, tensor.placements), []).append(i)
-    reduced = []
-    for places in alike.values():
-        tensor = tensors[places[0]]
-        assert isinstance(tensor, DTensor)
-        # A process that holds a copy holds the whole sum; one that holds a shard, a part of it.
-        placements = [Replicate() if p.is_replicate() else Partial() for p in tensor.placements]
-        part = DTensor.from_local(sums[places], tensor.device_mesh, placements)
-        reduced.append((places, part.full_tensor()))
-    return reduced
