@@ -14,9 +14,9 @@ from coolmomentum import _check
 from coolmomentum import thermometer as core
 from coolmomentum.temperature import coordinates
 from coolmomentum.torch import _dynamics as dynamics
-from coolmomentum.torch._dynamics import Before, Told, difference
-from coolmomentum.torch._paths import Number
-from coolmomentum.torch._thermometry import all_reduced, device_of, dot, real_part_here, sum_dtype
+from coolmomentum.torch._dynamics import Before, Override, difference
+from coolmomentum.torch._reductions import all_reduced, device_of, dot, local_real_view, sum_dtype
+from coolmomentum.torch._tensors import Number
 
 
 class Thermometer:
@@ -115,8 +115,8 @@ class Thermometer:
         *,
         every: int = core.EVERY,
         span: int = core.SPAN,
-        rho: Told = None,
-        dt2: Told = None,
+        rho: Override = None,
+        dt2: Override = None,
         also: Iterable[Tensor] = (),
         named_parameters: Iterable[tuple[str, Tensor]] = (),
     ) -> None:
@@ -247,12 +247,12 @@ class Thermometer:
             pairs = zip(self._params, self._befores, strict=False)
             now = [dynamics.displacement(self._optimizer, x, before, keep) for x, before in pairs]
             also = zip(self._also, self._also_before, strict=True)
-            now += [difference(real_part_here(x), before) for x, before in also]
+            now += [difference(local_real_view(x), before) for x, before in also]
             if self._params and self._sampling.measures(self._n):
                 self._measure(now)
             self._previous = now if keep else None
         if self._looks_at(self._n + 1):
-            self._also_before = [real_part_here(x).clone() for x in self._also]
+            self._also_before = [local_real_view(x).clone() for x in self._also]
         if not self._is_last():
             self._handles[0].remove()
             self._handles[0] = self._optimizer.register_step_pre_hook(self._before)
@@ -293,7 +293,7 @@ class Thermometer:
         self._window = core.Window.empty(zeros.to(sum_dtype(zeros)), xp=xp)
         self._n = 0
         self._forget()
-        self._also_before = [real_part_here(x).clone() for x in self._also]
+        self._also_before = [local_real_view(x).clone() for x in self._also]
 
     def _followed(self) -> list[Tensor]:
         groups = self._optimizer.param_groups
@@ -304,7 +304,7 @@ class Thermometer:
         self._start, self._previous, self._befores, self._also_before = None, None, None, []
 
     def _copies(self) -> list[Tensor]:
-        return [real_part_here(x).clone() for x in self._params[: len(self._group_of)]]
+        return [local_real_view(x).clone() for x in self._params[: len(self._group_of)]]
 
     # --- a measurement --------------------------------------------------------------------------
 
@@ -345,7 +345,7 @@ class Thermometer:
     def _paths(self, now: list[Tensor]) -> Iterator[Tensor]:
         """The way of each from the start of the span; of what does not walk nothing is known."""
         for x, start in zip(self._params, self._start or (), strict=False):
-            yield difference(real_part_here(x), start)
+            yield difference(local_real_view(x), start)
         yield from now[len(self._group_of) :]
 
 
