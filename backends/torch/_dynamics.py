@@ -79,6 +79,14 @@ def settings_of(optimizer: Optimizer, group: Group, rho: Override, dt2: Override
     )
 
 
+def bath_of(optimizer: Optimizer) -> thermometer.Bath | None:
+    """The heat bath of the step that comes next, if there is one and the host knows the clock."""
+    bath = getattr(optimizer, "_bath", None) if uses_step_of(optimizer, CoolMomentum) else None
+    if bath is None:
+        return None
+    return thermometer.Bath(bath.temperature_at(int(optimizer.param_groups[0][CLOCK])), bath.noise)
+
+
 def _kept(value: Any) -> Any:
     """A number, or a tensor of one that later changes in place leave alone; None stays."""
     if isinstance(value, Tensor):

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 from operator import attrgetter, is_, itemgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -102,6 +102,8 @@ class CoolMomentum(Optimizer):
     >>> x.item(), optimizer.rho, optimizer.temperature().item()
     (0.525390625, 0.0, 0.261856079...)
     """
+
+    _bath: Any = None  # a ThermalNoise, which says so itself
 
     def __init__(
         self,
@@ -372,8 +374,8 @@ class CoolMomentum(Optimizer):
         past_end = []
         for group, tensors, step, local, buckets in self._prepared():
             if (scale := getattr(self, "grad_scale", None)) is not None:
-                for grad in tensors.grads:
-                    to_local(grad).div_(scale.reshape(()).to(grad.device))
+                for param in tensors.params:
+                    to_local(cast(Tensor, param.grad)).div_(scale.reshape(()).to(param.device))
             if group["differentiable"]:
                 for param, grad, displacement in tensors.zipped():
                     moved = differentiable(param, grad, displacement, step)
@@ -417,12 +419,27 @@ class CoolMomentum(Optimizer):
         if not any([tensors.params for tensors in every]) and self._has_parameters():
             return []
         steps = [coefficients.coefficients_for(group) for group in self.param_groups]
+        if self._bath is not None:
+            every = self._forced(every, steps)
         return [
             (group, tensors, step, *self._bucketed(index, group, tensors))
             for index, (group, tensors, step) in enumerate(
                 zip(self.param_groups, every, steps, strict=True)
             )
         ]
+
+    def _forced(self, every: list[TensorLists], steps: list[Coefficients]) -> list[TensorLists]:
+        """The lists with other gradients, unscaled, to which the random forces were added."""
+        places = {p: i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
+        scale = getattr(self, "grad_scale", None)
+        forced = []
+        for group, tensors, step in zip(self.param_groups, every, steps, strict=True):
+            grads = tensors.grads
+            if scale is not None:
+                grads = [grad / scale.reshape(()).to(grad.device) for grad in grads]
+            grads = self._bath.forced(group, [places[p] for p in tensors.params], grads, step)
+            forced.append(tensors._replace(grads=grads))
+        return forced
 
     def _init_group(
         self,
@@ -654,7 +671,7 @@ class CoolMomentum(Optimizer):
 # What a group publishes, and settings of the cooling, which are checked when they change.
 _PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
 _NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
-_KEPT = ("_known", "_last_step")  # beside what torch copies
+_KEPT = ("_known", "_last_step", "_bath")  # beside what torch copies
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
 _STRIDED, _LAYOUT, _DISPLACEMENT = {torch.strided}, attrgetter("layout"), itemgetter("displacement")
 

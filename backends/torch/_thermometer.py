@@ -154,12 +154,15 @@ class Thermometer:
         Warns
         -----
         UserWarning
-            Once, if nothing was measured in the window: the warning says why.
+            Once, if nothing was measured in the window, or the walk is more than 5 per cent hotter
+            than its bath: the warning says why.
         """
         _check.flag("reset", reset)
         sums = self._window.sums.cpu().double().numpy()  # the one thing that waits
-        reading = core.report(core.Window(sums, self._window.counts), self._layout, by)
+        window = core.Window(sums, self._window.counts)
+        reading = core.report(window, self._layout, by)
         why = self._why or core.why_unmeasured(self._window, self._sampling)
+        why = why or core.why_hotter(core.report(window, self._layout), self._layout)
         if why and self._params and not self._warned:
             self._warned = True
             warnings.warn(why, stacklevel=2)
@@ -229,6 +232,7 @@ class Thermometer:
         self._settings = [
             dynamics.settings_of(optimizer, group, self._rho, self._dt2) for group in groups
         ]
+        self._bath = dynamics.bath_of(optimizer)
         self._befores = [
             dynamics.before(optimizer, groups[i], x, self._settings[i], self._closure)
             for i, x in zip(self._group_of, self._params, strict=False)
@@ -328,7 +332,7 @@ class Thermometer:
         self._window = self._window.measure(
             all_reduced(self._params, table.T).T,
             self._layout,
-            core.Dynamics(rho, dt2),
+            core.Dynamics(rho, dt2, self._bath),
             weight=self._sampling.weight(self._n),
             paired=self._previous is not None,
             xp=xp,
