@@ -9,9 +9,10 @@ from torch import Tensor
 
 from coolmomentum.portable import PortableState, require_serialisable, unique
 from coolmomentum.schedules import CoolingSchedule, Schedule
-from coolmomentum.torch._clock import place_clock
+from coolmomentum.torch._coefficients import place_step_counter
 from coolmomentum.torch._optimizer import CoolMomentum
-from coolmomentum.torch._settings import COOLING, Group, at_rest
+from coolmomentum.torch._tensors import Group
+from coolmomentum.torch._validation import SCHEDULE_KEYS, zero_displacement
 
 NamedParameters = Iterable[tuple[str, Tensor]]
 T = TypeVar("T")
@@ -90,13 +91,13 @@ def import_state(
     for group in optimizer.param_groups:
         loaded = saved.displacements_for(shapes, _cooling(group))
     for name, (param, group) in named.items():
-        displacement = at_rest(param, group)
+        displacement = zero_displacement(param, group)
         optimizer.state[param]["displacement"] = displacement.copy_(torch.from_numpy(loaded[name]))
     for group in optimizer.param_groups:
         group["cooling_step"] = torch.tensor(saved.clock, dtype=torch.int64, device="cpu")
         group["cooling_lr"] = saved.last_learning_rate
         group["cooling_idle"] = ""
-        place_clock(group)
+        place_step_counter(group)
     optimizer._check_groups()
 
 
@@ -127,7 +128,7 @@ def _named(
 
 def _cooling(group: Group) -> Schedule:
     schedule: Schedule | None = group["schedule"]
-    return schedule or CoolingSchedule(**{name: group[name] for name in COOLING})
+    return schedule or CoolingSchedule(**{name: group[name] for name in SCHEDULE_KEYS})
 
 
 def _one_for_all(name: str, values: list[T]) -> T:
