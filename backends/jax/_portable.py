@@ -31,6 +31,10 @@ def export_state(
     learning_rate : of the optimizer: a number, an array or an optax schedule.
     schedule : the :class:`coolmomentum.CoolingSchedule` of the optimizer.
 
+    Returns
+    -------
+    the clock, the schedule, the learning rate, and a displacement for each name
+
     Raises
     ------
     TypeError
@@ -45,7 +49,7 @@ def export_state(
     --------
     >>> import jax.numpy as jnp
     >>> from coolmomentum import CoolingSchedule
-    >>> from coolmomentum.jax import cool_momentum, import_state, export_state
+    >>> from coolmomentum.jax import cool_momentum, export_state
     >>> cooling = CoolingSchedule(total_steps=2, rho0=0.75)
     >>> tx = cool_momentum(0.25, schedule=cooling)
     >>> params = {"layer": {"w": jnp.array([1.0])}}
@@ -53,8 +57,6 @@ def export_state(
     >>> saved = export_state(opt_state, 0.25, cooling)
     >>> saved.clock, saved.displacements
     (1, {'layer.w': array([-0.21875], dtype=float32)})
-    >>> import_state(tx.init(params), saved)
-    CoolMomentumState(count=Array(1, dtype=int32), displacement={'layer': {'w': Array([-0.21875]...
     """
     found = states_of(opt_state)
     clocks = sorted({int(state.count) for state in found})
@@ -93,6 +95,19 @@ def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptSt
     ------
     ValueError
         If there is no CoolMomentum state in ``opt_state``, or names or shapes differ.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from coolmomentum import CoolingSchedule
+    >>> from coolmomentum.jax import cool_momentum, import_state, export_state
+    >>> cooling = CoolingSchedule(total_steps=2, rho0=0.75)
+    >>> tx = cool_momentum(0.25, schedule=cooling)
+    >>> params = {"layer": {"w": jnp.array([1.0])}}
+    >>> _, opt_state = tx.update(params, tx.init(params))
+    >>> saved = export_state(opt_state, 0.25, cooling)
+    >>> import_state(tx.init(params), saved)
+    CoolMomentumState(count=Array(1, dtype=int32), displacement={'layer': {'w': Array([-0.21875]...
     """
     shapes = {name: dx.shape for name, dx in _named(states_of(opt_state)).items()}
     loaded = saved.displacements_for(shapes)

@@ -191,7 +191,7 @@ def per_leaf(
     ----------
     reading : one of the functions of this module.
     opt_state : state of the optimizer.
-    args, options : what else the function takes.
+    *args, **options : what else the function takes.
 
     Returns
     -------

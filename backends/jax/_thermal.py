@@ -88,7 +88,7 @@ def add_thermal_noise(
         leaves = [x for x in jax.tree.leaves(params) if common.is_trainable(x)]
         rate = jnp.zeros([], common.precision(*map(jnp.asarray, leaves)))
         normals = () if noise == "white" else jax.tree.map(_zeros, params)
-        typed = key if hasattr(key, "dtype") and common.is_key(key) else jax.random.key(key)
+        typed: Any = key if common.is_key(key) else jax.random.key(key)
         return ThermalNoiseState(jnp.zeros([], jnp.int32), typed, rate, normals)
 
     def update_fn(
@@ -136,9 +136,14 @@ def langevin(
     Parameters
     ----------
     learning_rate : squared time step ``dt**2``; the walk is stable below 4 / curvature.
-    temperature, key, noise : of the bath, see :func:`add_thermal_noise`.
+    temperature : of the bath, see :func:`add_thermal_noise`.
     rho : momentum coefficient, or a schedule of it: 0 is overdamped, near 1 there is little
         friction.
+    key, noise : see :func:`add_thermal_noise`.
+
+    Returns
+    -------
+    the transformation
 
     Examples
     --------

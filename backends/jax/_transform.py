@@ -116,6 +116,11 @@ def cool_momentum(
     TypeError, ValueError
         If an argument is out of range. Arrays, which may be traced, are taken unchecked.
 
+    References
+    ----------
+    Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics
+    with simulated annealing", Scientific Reports 11, 10705 (2021), Eqs 14, 16, 20 and 21.
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
@@ -133,11 +138,6 @@ def cool_momentum(
     (0.525390625, 0.0)
     >>> round(float(temperature(opt_state, learning_rate=0.25)), 6)
     0.261856
-
-    References
-    ----------
-    Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics
-    with simulated annealing", Scientific Reports 11, 10705 (2021), Eqs 14, 16, 20 and 21.
     """
     common.check_setting("learning_rate", learning_rate, _check.non_negative)
     cooling = _cooling(

@@ -27,6 +27,10 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     named_parameters : ``model.named_parameters()``, or other pairs of a name and a parameter. Those
         that the optimizer does not have are left out.
 
+    Returns
+    -------
+    the clock, the schedule, the learning rate, and a displacement for each name
+
     Raises
     ------
     TypeError
@@ -37,7 +41,7 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     Examples
     --------
     >>> import torch
-    >>> from coolmomentum.torch import CoolMomentum, import_state, export_state
+    >>> from coolmomentum.torch import CoolMomentum, export_state
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> optimizer = CoolMomentum(model.parameters(), lr=0.25, total_steps=2, rho0=0.75)
     >>> model(torch.ones(1)).backward()
@@ -45,10 +49,6 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     >>> saved = export_state(optimizer, model.named_parameters())
     >>> saved.clock, saved.displacements
     (1, {'weight': array([[-0.21875]], dtype=float32)})
-    >>> again = CoolMomentum(model.parameters(), saved.learning_rate, schedule=saved.cooling)
-    >>> import_state(again, model.named_parameters(), saved)
-    >>> again.temperature() == optimizer.temperature()
-    tensor(True)
     """
     optimizer._check_groups()
     named = _named(optimizer, named_parameters)
@@ -85,6 +85,20 @@ def import_state(
     ValueError
         If names or shapes differ, a parameter is sharded, or a parameter group cools in another
         way. Nothing has been changed then.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from coolmomentum.torch import CoolMomentum, import_state, export_state
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> optimizer = CoolMomentum(model.parameters(), lr=0.25, total_steps=2, rho0=0.75)
+    >>> model(torch.ones(1)).backward()
+    >>> optimizer.step()
+    >>> saved = export_state(optimizer, model.named_parameters())
+    >>> again = CoolMomentum(model.parameters(), saved.learning_rate, schedule=saved.cooling)
+    >>> import_state(again, model.named_parameters(), saved)
+    >>> again.temperature() == optimizer.temperature()
+    tensor(True)
     """
     named = _named(optimizer, named_parameters)
     shapes = {name: tuple(param.shape) for name, (param, _) in named.items()}

@@ -63,7 +63,24 @@ def known(reading: dict[str, float]) -> dict[str, float]:
 
 
 def why_unmeasured(window: Window, sampling: Sampling | None = None) -> str | None:
-    """Why a window that has seen steps reads NaN throughout; None if it does not."""
+    """Why a window that has seen steps reads NaN throughout; None if it does not.
+
+    Parameters
+    ----------
+    window : its counts are such that NumPy can read them.
+    sampling : of the thermometer, to name its ``every``.
+
+    Returns
+    -------
+    the text of a warning, or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> window = Window.empty(np.zeros(2)).step(5)
+    >>> why_unmeasured(window)[:53]
+    'no reading: none of the 5 steps of this window was me'
+    """
     steps, measured = (int(window.counts[i]) for i in (0, 1))
     if measured or not steps:
         return None
