@@ -33,7 +33,6 @@ NEEDS = {
     "matplotlib": ["coolmomentum/plot.py", "docs/plots.md"],
     "safetensors": ["coolmomentum/portable.py", "docs/checkpoints.md"],
     "benchopt": [str(path) for path in Path(__file__).parent.glob("benchmarks/**/*.py")],
-    "triton": ["coolmomentum/torch/_one_pass.py"],  # not on every system
 }
 for package, paths in NEEDS.items():
     if importlib.util.find_spec(package) is None:

@@ -174,6 +174,10 @@ def load_file(path: str | PathLike[str]) -> PortableState:
     ----------
     path : of the file.
 
+    Returns
+    -------
+    the state
+
     Raises
     ------
     ImportError
@@ -182,6 +186,13 @@ def load_file(path: str | PathLike[str]) -> PortableState:
         If there is no such file.
     ValueError
         If the file is another one, or of a later version, or damaged.
+
+    Examples
+    --------
+    >>> path = getfixture("tmp_path") / "state.safetensors"
+    >>> save_file(PortableState(3, CoolingSchedule(100), 0.1, 0.1, {"w": np.arange(3.0)}), path)
+    >>> load_file(path).displacements
+    {'w': array([0., 1., 2.])}
     """
     safetensors, path = _import_safetensors(), str(Path(path))
     if Path(path).is_dir():

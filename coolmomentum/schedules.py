@@ -305,7 +305,18 @@ def _as_float(x: Scalar, dtype: DType, xp: Any) -> Scalar:
 
 @dataclass(frozen=True)
 class TemperatureSchedule:
-    """Schedule that follows a curve of the reduced temperature; see :func:`from_temperature`."""
+    """Schedule that follows a curve of the reduced temperature; see :func:`from_temperature`.
+
+    Parameters
+    ----------
+    tau : function of the steps already taken that gives T / T(rho=0).
+    total_steps : the last step of the curve, whose value is held after it.
+
+    Examples
+    --------
+    >>> TemperatureSchedule(lambda step: 3.0)(0)
+    0.5
+    """
 
     tau: Callable[[Any], Any]
     total_steps: int | None = None

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
-import triton_interpreter  # noqa: F401  # for what it does: interpret kernels, as there is no GPU
 from frameworks import framework, left_out
 from libraries import LIBRARIES, Library
 

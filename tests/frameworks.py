@@ -19,6 +19,7 @@ NEEDS = {
     "mutants.py": ("rich",),
     "optax_suites.py": ("optax", "sklearn"),
     "test_portable.py": ("safetensors",),
+    "test_docstrings.py": ("numpydoc", "matplotlib", "safetensors"),
     "test_figures.py": ("torch", "matplotlib", "rich"),
     "test_frameworks.py": ("torch", "jax", "optax"),
     "test_jax_*.py": ("jax", "optax"),

@@ -10,6 +10,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
 
 import numpy as np  # noqa: E402
+import optax  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental import multihost_utils  # noqa: E402
 from jax.sharding import AxisType, NamedSharding  # noqa: E402
@@ -20,8 +21,10 @@ from coolmomentum.jax import (  # noqa: E402
     cool_momentum,
     export_state,
     import_state,
+    read,
     rho,
     temperature,
+    thermometer,
 )
 
 COOLING = CoolingSchedule(20, 0.75)
@@ -37,6 +40,12 @@ if rank == 0:  # it needs nobody else
     assert abs(float(rho(state, COOLING)) - COOLING(1)) < 1e-6
 heat = 0.21875**2 * 7.5 / 0.25  # every displacement is -0.21875 times the parameter
 assert abs(float(temperature(state, 0.25)) / heat - 1) < 1e-6  # every process has to call it
+
+measured = optax.chain(tx, thermometer(0.25, COOLING))
+_, seen = jax.jit(measured.update)(params, jax.jit(measured.init)(params), params)
+if rank == 0:  # every process has its sums
+    assert abs(read(seen)["temperature"] / heat - 1) < 1e-6
+    assert read(seen, "parameter").keys() == {"b", "w"}
 
 with pytest.raises(ValueError, match=r"of 'w' must be whole on this process: .*process_allgather"):
     export_state(state, 0.25, COOLING)

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from coolmomentum import CoolingSchedule
 from coolmomentum.jax import (
     CoolMomentumState,
+    adam_thermometer,
     cool_momentum,
     import_state,
     per_leaf,
@@ -269,6 +270,27 @@ def test_the_thermometer_reads_all_shards_under_shard_map(metered_on_one_device)
     _, state, _ = run(params, METERED.init(params), X, Y, jax.jit(mapped))
     for name, value in metered_on_one_device.items():
         np.testing.assert_allclose(read(state)[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("adam", [False, True], ids=["cool", "adam"])
+def test_the_thermometer_reads_all_shards_on_explicit_axes(adam):
+    """With sharding in types, what it reads of whole arrays; a span ends, too."""
+    tx = METERED
+    if adam:
+        tx = adam_thermometer(optax.adam(0.1), 0.1, every=2, span=4)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+
+    def end(params):
+        state, update = tx.init(params), jax.jit(tx.update)
+        for _ in range(4):
+            _, state = update(params, state, params)
+        return read(state)
+
+    expected = end(jnp.asarray(PARAMS["w"]))
+    with jax.set_mesh(mesh):
+        got = end(jax.device_put(PARAMS["w"], NamedSharding(mesh, P(None, "x"))))
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])

@@ -29,7 +29,6 @@ KERAS_BACKEND = "torch"
 # What the tests import is imported once, and children of this process have it: frameworks, which
 # have not started threads yet (a child would lack them), but not the package.
 IMPORTED = (
-    "triton_interpreter",
     "array_api_strict",
     "flax",
     "optax",
@@ -229,7 +228,7 @@ NUMPY = [
 TORCH_MUTANTS = [
     Mutant(
         "learning rate outside the displacement",
-        "torch/_paths.py",
+        "torch/_kernels.py",
         "        torch._foreach_add_(displacements, grads, alpha=-sign * step.eta)\n"
         "    torch._foreach_add_(params, displacements)",
         "        torch._foreach_add_(displacements, grads, alpha=-sign * step.eta / step.lr)\n"
@@ -238,80 +237,44 @@ TORCH_MUTANTS = [
     ),
     Mutant(
         "factor (1 + rho) / 2 dropped",
-        "torch/_clock.py",
-        "        step_size(lr, rho),\n",
-        "        lr,\n",
+        "torch/_coefficients.py",
+        "Coefficients(lr, rho, step_size(lr, rho), ",
+        "Coefficients(lr, rho, lr, ",
         contract(EXACT, TORCH),
     ),
     Mutant(
         "weight decay after the update",
-        "torch/_paths.py",
-        "        grads = list(torch._foreach_add(grads, params, alpha=sign * step.weight_decay))\n",
-        "        torch._foreach_mul_(params, 1 - step.eta * step.weight_decay)\n",
+        "torch/_kernels.py",
+        "grads = list(torch._foreach_add(grads, params, alpha=sign * step.coupled_decay))\n",
+        "torch._foreach_mul_(params, 1 - step.eta * step.coupled_decay)\n",
         contract(LAWS, "torch foreach float64"),
     ),
     Mutant(
         "decoupled weight decay after the displacement",
         "torch/_optimizer.py",
-        "            if tick(group, step.lr):\n",
+        "            if coefficients.advance_step(group, step.lr):\n",
         "            for x, dx in zip(tensors.params, tensors.displacements, strict=True):\n"
-        "                if step.decoupled_weight_decay:\n"
-        "                    dx.sub_(step.lr * step.weight_decay * x)\n"
-        "            if tick(group, step.lr):\n",
+        "                dx.sub_(step.lr * step.decoupled_decay * x)\n"
+        "            if coefficients.advance_step(group, step.lr):\n",
         Selection("torch_adapter/test_torch_update.py", "test_decoupled_weight_decay"),
     ),
     Mutant(
-        "the paths of the first step kept for good",
-        "torch/_paths.py",
-        "            and bool(self._guards.check(*every))\n",
+        "the kernels of the first step kept for good",
+        "torch/_dispatch.py",
+        "            and self._key == dispatch_key(tensors, group)\n",
         "",
         Selection("torch_adapter/test_torch_choice.py", "laid_out_anew"),
     ),
     Mutant(
         "sign of maximize",
-        "torch/_paths.py",
+        "torch/_kernels.py",
         "    sign = -1.0 if step.maximize else 1.0\n",
         "    sign = 1.0 if step.maximize else -1.0\n",
         contract(EXACT, "torch foreach float64"),
     ),
     Mutant(
-        "one pass: displacements summed, not their squares",
-        "torch/_one_pass.py",
-        "tl.sum(stored.to(tl.float32) * stored.to(tl.float32))",
-        "tl.sum(stored.to(tl.float32))",
-        Selection("torch_adapter/test_torch_one_pass.py", "there_after_a_step"),
-    ),
-    Mutant(
-        "one pass: the sum kept when the displacement has changed",
-        "torch/_thermometry.py",
-        "        return known is not None and known[0] == tensor._version\n",
-        "        return known is not None\n",
-        Selection("torch_adapter/test_torch_one_pass.py", "summed_anew"),
-    ),
-    Mutant(
-        "one pass: sums written to new memory in every step",
-        "torch/_thermometry.py",
-        "            return known\n",
-        "            return known.clone()\n",
-        Selection("torch_adapter/test_torch_one_pass.py", "where_the_last_one_did"),
-    ),
-    Mutant(
-        "one pass: the sum kept when another kernel moves the displacement",
-        "torch/_optimizer.py",
-        "                known_squares.forget(here.displacements)\n",
-        "",
-        Selection("torch_adapter/test_torch_one_pass.py", "summed_anew"),
-    ),
-    Mutant(
-        "one pass: autograd not told of the step",
-        "torch/_one_pass.py",
-        "                torch.autograd.graph.increment_version(written)\n",
-        "                pass\n",
-        Selection("torch_adapter/test_torch_one_pass.py", "autograd_notices"),
-    ),
-    Mutant(
         "warm-up clock ignored",
-        "torch/_clock.py",
+        "torch/_coefficients.py",
         "            return _cooled_rho(step, *cooling)",
         '            return _cooled_rho(step, *cooling[:-1], "run")',
         contract(LAWS, TORCH),
@@ -322,7 +285,7 @@ TORCH_MUTANTS = [
         "            if not self._is_dry_run() and not self._is_skipped():\n",
         "            if self._is_skipped():\n"
         "                for group in self.param_groups:\n"
-        '                    tick(group, group["lr"])\n'
+        '                    coefficients.advance_step(group, group["lr"])\n'
         "            elif not self._is_dry_run():\n",
         contract(ANY_ORDER, "torch fused float64"),
     ),
@@ -336,22 +299,22 @@ TORCH_MUTANTS = [
     Mutant(
         "clock not loaded",
         "torch/_optimizer.py",
-        '    clock = clock_of(saved["cooling_step"])\n',
-        '    clock = clock_of(own["cooling_step"])\n',
+        'validation.checked_step(saved["cooling_step"])',
+        'validation.checked_step(own["cooling_step"])',
         contract(RELOADED, TORCH),
     ),
     Mutant(
         "temperature with the learning rate of now, not of the last step",
         "torch/_optimizer.py",
-        '            scalar(group["cooling_lr"]) if in_units_of_lr',
-        '            scalar(group["lr"]) if in_units_of_lr',
+        '            lr = scalar(group["cooling_lr"])\n',
+        '            lr = scalar(group["lr"])\n',
         Selection("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
     Mutant(
         "temperature of the parameters, not of their displacements",
         "torch/_optimizer.py",
-        "            groups.append(([p for p, _ in pairs], [dx for _, dx in pairs]))",
-        "            groups.append(([p for p, _ in pairs], [p for p, _ in pairs]))",
+        "            groups.append((lr, [p for p, _ in pairs], [dx for _, dx in pairs]))",
+        "            groups.append((lr, [p for p, _ in pairs], [p for p, _ in pairs]))",
         contract(LAWS, TORCH),
     ),
     Mutant(
@@ -363,8 +326,8 @@ TORCH_MUTANTS = [
     ),
     Mutant(
         "rho in float32 in a capturable step",
-        "torch/_clock.py",
-        '    dtype = _dtype(group["cooling_step"].device)',
+        "torch/_coefficients.py",
+        "    dtype = _dtype(step.device)",
         "    dtype = torch.float32",
         contract(LAWS, "torch capturable float64"),
     ),
@@ -412,55 +375,55 @@ JAX_MUTANTS = [
     Mutant(
         "thermometer: rho and learning rate of the next step",
         "jax/_thermometer.py",
-        "        last = state.count - 1\n",
-        "        last = state.count\n",
+        "            how = self.dynamics(n - 1, dtype)",
+        "            how = self.dynamics(n, dtype)",
         READ_JAX,
     ),
     Mutant(
         "thermometer: measures the step before the one in every",
         "jax/_thermometer.py",
-        "            (n % self.every == 0) & done,",
-        "            ((n + 1) % self.every == 0) & done,",
+        "            sampling.measures(n) & done,",
+        "            sampling.precedes(n) & done,",
         READ_JAX,
     ),
     Mutant(
         "thermometer: a span begins where it ends",
         "jax/_thermometer.py",
-        "            begins, ends = n % self.span == 1 % self.span, n % self.span == 0",
-        "            begins, ends = n % self.span == 0, n % self.span == 0",
+        "            begins, ends = sampling.begins_span(n), sampling.ends_span(n)",
+        "            begins, ends = sampling.ends_span(n), sampling.ends_span(n)",
         READ_JAX,
     ),
     Mutant(
-        "thermometer: masses without their root",
+        "thermometer: masses squared",
         "jax/_thermometer.py",
-        "            roots = [jnp.sqrt(x) for x in layout.ordered(masses())]",
-        "            roots = layout.ordered(masses())",
+        "        yield jnp.asarray(adam_mass(x, decay, n, epsilon))",
+        "        yield jnp.asarray(adam_mass(x, decay, n, epsilon)) ** 2",
         Selection("test_jax_thermometer.py", "test_the_masses_of_the_first_steps"),
     ),
     Mutant(
         "thermometer: a reset does not close the window",
         "jax/_thermometer.py",
-        "_packed(_unpacked(node.sums, node.counts).closed(), node)",
-        "_packed(_unpacked(node.sums, node.counts), node)",
+        "        window = Window(*map(jnp.asarray, arrays)).next(xp=jnp)",
+        "        window = Window(*map(jnp.asarray, arrays))",
         Selection("test_jax_thermometer.py", "test_it_reads_the_same and inject"),
     ),
     Mutant(
         "clock off by one",
         "jax/_transform.py",
-        "            rho = rho_at(cooling, state.count, dtype)",
-        "            rho = rho_at(cooling, state.count + 1, dtype)",
+        "            rho = common.rho_at(cooling, state.count, dtype)",
+        "            rho = common.rho_at(cooling, state.count + 1, dtype)",
         contract(EXACT, JAX),
     ),
     Mutant(
         "factor (1 + rho) / 2 dropped",
         "jax/_transform.py",
-        "            return rho, step_size_of(value_at(learning_rate, state.count, dtype), rho)",
-        "            return rho, value_at(learning_rate, state.count, dtype)",
+        "step_size_of(common.value_at(learning_rate, state.count, dtype), rho)",
+        "common.value_at(learning_rate, state.count, dtype)",
         contract(EXACT, JAX),
     ),
     Mutant(
         "rho in float32 in a float64 run",
-        "jax/_transform.py",
+        "jax/_common.py",
         "        return jnp.asarray(schedule(count, dtype=dtype, xp=jnp), dtype)",
         "        return jnp.asarray(schedule(count, dtype=jnp.float32, xp=jnp), dtype)",
         contract(LAWS, JAX),
@@ -468,8 +431,8 @@ JAX_MUTANTS = [
     Mutant(
         "the update is the state that was, not the one that is",
         "jax/_transform.py",
-        "            moved,\n            like,\n",
-        "            state.displacement,\n            like,\n",
+        "    updates = with_none(update, gradients, moved, gradients",
+        "    updates = with_none(update, gradients, state.displacement, gradients",
         contract(EXACT, JAX),
     ),
     Mutant(

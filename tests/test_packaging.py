@@ -56,6 +56,7 @@ def test_wheel_has_the_adapters_and_nothing_else(wheel):
     assert len(names) == len(set(names))
     assert not links
     assert "coolmomentum/py.typed" in names
+    assert not [name for name in names if name.endswith(".md")]
     for name in ADAPTERS:
         shipped = {n for n in names if n.startswith(f"coolmomentum/{name}/")}
         written = (ROOT / "backends" / name).glob("*.py")
@@ -126,6 +127,7 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
     )
     shutil.copytree(ROOT / "tests", tmp_path / "tests")
     skipped = [
+        "docstrings",
         "equations",
         "packaging",
         "distributed",

@@ -11,13 +11,8 @@ except ModuleNotFoundError as error:
     ) from None
 
 from coolmomentum.jax._portable import export_state, import_state
-from coolmomentum.jax._readings import (
-    per_leaf,
-    rescaled_temperature,
-    rho,
-    step_size,
-    temperature,
-)
+from coolmomentum.jax._readings import per_leaf, rescaled_temperature, rho, step_size, temperature
+from coolmomentum.jax._thermal import ThermalNoiseState, add_thermal_noise, langevin
 from coolmomentum.jax._thermometer import (
     AdamThermometerState,
     ThermometerState,
@@ -31,11 +26,14 @@ from coolmomentum.jax._transform import CoolMomentumState, cool_momentum
 __all__ = [
     "AdamThermometerState",
     "CoolMomentumState",
+    "ThermalNoiseState",
     "ThermometerState",
     "adam_thermometer",
+    "add_thermal_noise",
     "cool_momentum",
     "export_state",
     "import_state",
+    "langevin",
     "per_leaf",
     "read",
     "rescaled_temperature",

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from coolmomentum.jax._common import is_trainable, map_states
 from coolmomentum.jax._readings import states_of
-from coolmomentum.jax._transform import CoolMomentumState, is_trainable
+from coolmomentum.jax._transform import CoolMomentumState
 from coolmomentum.jax._tree import Leaf, named_leaves, unboxed
 from coolmomentum.portable import PortableState, unique
 from coolmomentum.schedules import CoolingSchedule
@@ -30,6 +31,10 @@ def export_state(
     learning_rate : of the optimizer: a number, an array or an optax schedule.
     schedule : the :class:`coolmomentum.CoolingSchedule` of the optimizer.
 
+    Returns
+    -------
+    the clock, the schedule, the learning rate, and a displacement for each name
+
     Raises
     ------
     TypeError
@@ -44,7 +49,7 @@ def export_state(
     --------
     >>> import jax.numpy as jnp
     >>> from coolmomentum import CoolingSchedule
-    >>> from coolmomentum.jax import cool_momentum, import_state, export_state
+    >>> from coolmomentum.jax import cool_momentum, export_state
     >>> cooling = CoolingSchedule(total_steps=2, rho0=0.75)
     >>> tx = cool_momentum(0.25, schedule=cooling)
     >>> params = {"layer": {"w": jnp.array([1.0])}}
@@ -52,8 +57,6 @@ def export_state(
     >>> saved = export_state(opt_state, 0.25, cooling)
     >>> saved.clock, saved.displacements
     (1, {'layer.w': array([-0.21875], dtype=float32)})
-    >>> import_state(tx.init(params), saved)
-    CoolMomentumState(count=Array(1, dtype=int32), displacement={'layer': {'w': Array([-0.21875]...
     """
     found = states_of(opt_state)
     clocks = sorted({int(state.count) for state in found})
@@ -92,25 +95,35 @@ def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptSt
     ------
     ValueError
         If there is no CoolMomentum state in ``opt_state``, or names or shapes differ.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from coolmomentum import CoolingSchedule
+    >>> from coolmomentum.jax import cool_momentum, import_state, export_state
+    >>> cooling = CoolingSchedule(total_steps=2, rho0=0.75)
+    >>> tx = cool_momentum(0.25, schedule=cooling)
+    >>> params = {"layer": {"w": jnp.array([1.0])}}
+    >>> _, opt_state = tx.update(params, tx.init(params))
+    >>> saved = export_state(opt_state, 0.25, cooling)
+    >>> import_state(tx.init(params), saved)
+    CoolMomentumState(count=Array(1, dtype=int32), displacement={'layer': {'w': Array([-0.21875]...
     """
     shapes = {name: dx.shape for name, dx in _named(states_of(opt_state)).items()}
     loaded = saved.displacements_for(shapes)
     if saved.clock > (largest := np.iinfo(np.int32).max):
         raise ValueError(f"clock must be <= {largest}, the int32 of the state: {saved.clock}")
 
-    def replaced(node: Any) -> Any:
-        if not isinstance(node, CoolMomentumState):
-            return node
+    def replaced(state: CoolMomentumState) -> CoolMomentumState:
+        count = jax.tree.map(lambda count: _like(count, saved.clock), state.count)
         new = [
             _like(dx, loaded[name]) if is_trainable(dx) else _at_rest(dx)
-            for name, dx in named_leaves(node.displacement)
+            for name, dx in named_leaves(state.displacement)
         ]
-        displacement = jax.tree.unflatten(jax.tree.structure(node.displacement), new)
-        return CoolMomentumState(
-            jax.tree.map(lambda count: _like(count, saved.clock), node.count), displacement
-        )
+        structure = jax.tree.structure(state.displacement)
+        return CoolMomentumState(count, jax.tree.unflatten(structure, new))
 
-    return jax.tree.map(replaced, opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
+    return map_states(replaced, opt_state, CoolMomentumState)
 
 
 def _named(found: list[CoolMomentumState]) -> dict[str, Leaf]:

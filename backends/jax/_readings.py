@@ -10,29 +10,20 @@ mean over all their coordinates. Where the groups have different settings, read 
 """
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from coolmomentum import DisplacementSum, coordinates
 from coolmomentum import step_size as step_size_of
 from coolmomentum._arrays import DType
-from coolmomentum.jax._transform import (
-    CoolMomentumState,
-    RhoSchedule,
-    is_trainable,
-    precision,
-    promoting,
-    rho_at,
-    value_at,
-)
-from coolmomentum.jax._tree import unboxed
+from coolmomentum.jax import _common as common
+from coolmomentum.jax._common import AxisName, RhoSchedule
+from coolmomentum.jax._transform import CoolMomentumState
+from coolmomentum.jax._tree import one_level, unboxed
 
-AxisName = Hashable | Sequence[Hashable]  # of shard_map, pmap or vmap
 Reading = Callable[[CoolMomentumState], jax.Array]
 
 
@@ -67,7 +58,7 @@ def rho(opt_state: optax.OptState, schedule: RhoSchedule) -> jax.Array:
     0.75
     """
     _check_schedule(schedule)
-    return _pooled(opt_state, lambda state: rho_at(schedule, state.count, _precision(state)))
+    return _pooled(opt_state, lambda state: common.rho_at(schedule, state.count, _precision(state)))
 
 
 def step_size(
@@ -103,8 +94,8 @@ def step_size(
 
     def read(state: CoolMomentumState) -> jax.Array:
         dtype = _precision(state)
-        now = rho_at(schedule, state.count, dtype)
-        eta: jax.Array = step_size_of(value_at(learning_rate, state.count, dtype), now)
+        now = common.rho_at(schedule, state.count, dtype)
+        eta: jax.Array = step_size_of(common.value_at(learning_rate, state.count, dtype), now)
         return eta
 
     return _pooled(opt_state, read)
@@ -151,7 +142,7 @@ def temperature(
 
     def read(state: CoolMomentumState) -> jax.Array:
         last = jnp.maximum(state.count - 1, 0)
-        rate = value_at(learning_rate, last, _precision(state))
+        rate = common.value_at(learning_rate, last, _precision(state))
         reading = _rescaled(state, axis_name)
         return reading / jnp.where(reading == 0, 1, rate)  # a warm-up may begin with a rate of 0
 
@@ -200,7 +191,7 @@ def per_leaf(
     ----------
     reading : one of the functions of this module.
     opt_state : state of the optimizer.
-    args, options : what else the function takes.
+    *args, **options : what else the function takes.
 
     Returns
     -------
@@ -222,7 +213,7 @@ def per_leaf(
     """
 
     def read(count: jax.Array, displacement: jax.Array) -> Any:
-        if not is_trainable(displacement):
+        if not common.is_trainable(displacement):
             return optax.MaskedNode()
         return reading(CoolMomentumState(count, displacement), *args, **options)
 
@@ -241,18 +232,13 @@ def per_leaf(
 
 def states_of(opt_state: optax.OptState) -> list[CoolMomentumState]:
     """Every CoolMomentum state in the state of an optimizer, of which there is one at least."""
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, CoolMomentumState))
-    states = [
-        node._replace(count=unboxed(node.count))
-        for node in nodes
-        if isinstance(node, CoolMomentumState)
-    ]
-    if not states:
+    found = common.states_in(opt_state, CoolMomentumState)
+    if not found:
         raise ValueError(
             "opt_state must have the state of a cool_momentum in it: "
             f"{type(opt_state).__name__} has none"
         )
-    return states
+    return [state._replace(count=unboxed(state.count)) for state in found]
 
 
 def _pooled(
@@ -260,68 +246,33 @@ def _pooled(
 ) -> jax.Array:
     """Mean of the readings of the states, each weighted by its coordinates."""
     states = states_of(opt_state)
-    with promoting():
-        first, *others = [read(state) for state in states]
-        if not others:
-            return first
+    with common.promoting():
+        first, *others = map(read, states)
         sizes = [_coordinates(state, axis_name) for state in states]
-        whole = max(sum(sizes), 1)
         # As differences, so that the mean of equal readings is that reading to the last bit.
         shares = [
-            (reading - first) * (size / whole)
+            (reading - first) * (size / max(sum(sizes), 1))
             for reading, size in zip(others, sizes[1:], strict=True)
         ]
         return functools.reduce(jnp.add, shares, first)
 
 
 def _rescaled(state: CoolMomentumState, axis_name: AxisName | None) -> jax.Array:
-    return jnp.asarray(_sum(state, axis_name).read(), _precision(state))
-
-
-def _sum(state: CoolMomentumState, axis_name: AxisName | None) -> DisplacementSum:
-    sums = [_global_sum(dx, axis_name) for dx in _walking(state)]
-    return functools.reduce(DisplacementSum.merge, sums, DisplacementSum())
-
-
-def _global_sum(displacement: jax.Array, axis_name: AxisName | None) -> DisplacementSum:
-    """The sum over all shards of one displacement."""
-    local = DisplacementSum().add(displacement, xp=jnp)
-    axes = axes_of(displacement, axis_name)
-    if axes == ():
-        return local
-    total = lax.psum(local.sum_of_squares, axes)  # type: ignore[no-untyped-call]  # JAX has no types here
-    return DisplacementSum(total, local.coordinates * shards(axes), local.steps)
+    squares = [common.global_product(dx, dx, axis_name) for dx in _trainable(state)]
+    mean = sum(squares) / float(max(_coordinates(state, axis_name), 1))
+    return jnp.asarray(mean, _precision(state))
 
 
 def _coordinates(state: CoolMomentumState, axis_name: AxisName | None) -> int:
-    """Coordinates of all shards, known from shapes alone."""
-    return sum(coordinates(dx, xp=jnp) * shards(axes_of(dx, axis_name)) for dx in _walking(state))
+    return sum(common.global_coordinates(dx, axis_name) for dx in _trainable(state))
 
 
-def shards(axes: Any) -> int:
-    """Into how many parts."""
-    shards: int = lax.psum(1, axes)  # type: ignore[no-untyped-call]  # nor here; an int
-    return shards
-
-
-def axes_of(displacement: jax.Array, axis_name: AxisName | None) -> Any:
-    """Mapped axes along which a displacement is split."""
-    return _varying_axes(displacement) if axis_name is None else axis_name
-
-
-def _varying_axes(x: jax.Array) -> tuple[Hashable, ...]:
-    """Axes of shard_map along which ``x`` is not known to be the same."""
-    kind = jax.typeof(x)
-    # The type says so in ``mat.varying`` since JAX 0.10, and said so in ``vma`` before.
-    return tuple(kind.mat.varying if hasattr(kind, "mat") else kind.vma)
-
-
-def _walking(state: CoolMomentumState) -> list[jax.Array]:
-    return [dx for dx in jax.tree.leaves(state.displacement) if is_trainable(dx)]
+def _trainable(state: CoolMomentumState) -> list[jax.Array]:
+    return [dx for dx in jax.tree.leaves(state.displacement) if common.is_trainable(dx)]
 
 
 def _precision(state: CoolMomentumState) -> DType:
-    return precision(*_walking(state))
+    return common.precision(*_trainable(state))
 
 
 def _check_schedule(schedule: RhoSchedule) -> None:
@@ -338,11 +289,7 @@ def _overlaid(a: Any, b: Any) -> Any:
         return b
     if isinstance(b, optax.MaskedNode):
         return a
-    (branches, structure), (others, other) = _one_level(a), _one_level(b)
+    (branches, structure), (others, other) = one_level(a), one_level(b)
     if structure != other or any(branch is a for branch in branches):
         raise ValueError("not the branches of one tree")
     return jax.tree.unflatten(structure, map(_overlaid, branches, others))
-
-
-def _one_level(tree: Any) -> tuple[list[Any], Any]:
-    return jax.tree.flatten(tree, is_leaf=lambda node: node is not tree)

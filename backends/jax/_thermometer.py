@@ -1,12 +1,15 @@
 """A transformation that measures the updates that pass it, and what can be read of its state.
 
-The arithmetic is that of :mod:`coolmomentum.thermometer`. The state holds its sums, and two arrays
-of the shape of each parameter, which are written on one step in ``every`` and two in ``span``.
+:mod:`coolmomentum.thermometer` adds up and reads. The state holds its window, and two arrays of the
+shape of each parameter, which are written only on the steps that need them.
 """
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +18,17 @@ import optax
 from jax import export, lax
 
 from coolmomentum import _check
-from coolmomentum._arrays import is_number, upcast
-from coolmomentum._thermometer_before import (
-    EVERY,
-    SPAN,
-    PairSums,
-    Rows,
-    Window,
-    check_intervals,
-    pair_sums,
-)
-from coolmomentum.jax._readings import AxisName, axes_of, shards
-from coolmomentum.jax._transform import RhoSchedule, is_trainable, precision, rho_at, value_at
-from coolmomentum.langevin import adam_mass, learning_rate_from_adam
-from coolmomentum.temperature import coordinates, inner_product, squared_norm
+from coolmomentum import thermometer as core
+from coolmomentum._arrays import DType, upcast
+from coolmomentum.jax import _common as common
+from coolmomentum.jax._common import AxisName, RhoSchedule
+from coolmomentum.jax._tree import paths
+from coolmomentum.langevin import adam_mass
+from coolmomentum.temperature import coordinates
+from coolmomentum.thermal import Noise
+from coolmomentum.thermometer import Window
 
-By = Literal["all", "group", "parameter"]
-Masses = Callable[[], list[jax.Array]]  # the mass of each coordinate of each walking parameter
+Masses = Callable[[], Iterable[jax.Array]]  # the mass of each coordinate of each parameter
 
 
 class ThermometerState(NamedTuple):
@@ -39,20 +36,19 @@ class ThermometerState(NamedTuple):
 
     # tuple.count is hidden on purpose: optax calls every clock so
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps seen
-    sums: jax.Array  # the arrays of the window, shape (14, rows), float32 or float64
-    counts: jax.Array  # the numbers of the window, shape (6,), int32
+    window: Window  # of arrays of float32 or float64, and of int32
     previous: optax.Updates  # displacement of the step before a measured one
     start: optax.Params  # where the span that is going on began; when it ends, how far it came
 
 
 class AdamThermometerState(NamedTuple):
-    """The state of the optimizer, and that of the thermometer around it."""
+    """The state of the optimizer, and the state of the thermometer around it."""
 
     inner_state: optax.OptState
     thermometer: ThermometerState
 
 
-for _state in (ThermometerState, AdamThermometerState):
+for _state in (ThermometerState, AdamThermometerState, Window):
     # As for CoolMomentumState: the name is taken where the module was reloaded.
     with contextlib.suppress(ValueError):
         export.register_namedtuple_serialization(
@@ -64,26 +60,33 @@ def thermometer(
     learning_rate: optax.ScalarOrSchedule | None = None,
     rho: RhoSchedule | float | None = None,
     *,
-    every: int = EVERY,
-    span: int = SPAN,
+    every: int = core.EVERY,
+    span: int = core.SPAN,
+    temperature: optax.ScalarOrSchedule | None = None,
+    noise: Noise = "averaged",
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A thermometer for any optimizer: it goes last in the chain and changes nothing.
 
     The updates that reach it are the displacements. Decoupled weight decay is none, so put it
-    after the thermometer. What was measured is had from :func:`read`; :func:`reset` begins another
-    window.
+    after the thermometer. :func:`read` gives the readings, :func:`reset` begins another window.
+
+    Put :class:`optax.MultiSteps` around the chain: inside, microbatches would count as steps. Under
+    :func:`optax.inject_hyperparams` numbers and schedules may be injected as those of
+    :func:`cool_momentum` are.
 
     Parameters
     ----------
-    learning_rate : squared time step ``dt**2`` of the optimizer, a number or an optax schedule: the
-        learning rate of CoolMomentum, ``coolmomentum.learning_rate_from_sgd(lr, momentum)`` of
-        :func:`optax.sgd`. Without it the readings that need it are NaN; so they are without rho.
+    learning_rate : squared time step ``dt**2`` of the optimizer, a number, an optax schedule or a
+        Variable of ``flax.nnx``: the learning rate of CoolMomentum,
+        ``coolmomentum.learning_rate_from_sgd(lr, momentum)`` of :func:`optax.sgd`. Without it the
+        readings that need it are NaN; so they are without rho.
     rho : momentum coefficient of the optimizer: a number, the
         :class:`coolmomentum.CoolingSchedule` of CoolMomentum, or a function of the step.
-    every : one step in this many is measured.
+    every : each of the first ten steps is measured, then one in this many.
     span : steps over which the freeze-out meter follows the parameters, a multiple of ``every``.
         It needs the parameters as an argument of ``update``; without them it reads NaN.
+    temperature, noise : of the heat bath, where :func:`add_thermal_noise` is in the chain.
     axis_name : mapped axis along which all displacements are split, where JAX does not know it, see
         :func:`rescaled_temperature`.
 
@@ -100,7 +103,7 @@ def thermometer(
     --------
     >>> import jax, jax.numpy as jnp, optax
     >>> from coolmomentum.jax import read, thermometer
-    >>> tx = optax.chain(optax.sgd(0.5), thermometer(learning_rate=1.0, rho=0.0, every=1))
+    >>> tx = optax.chain(optax.sgd(0.5), thermometer(learning_rate=1.0, rho=0.0))
     >>> opt_state = tx.init(jnp.zeros(2))
     >>> for gradient in (jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])):
     ...     _, opt_state = tx.update(gradient, opt_state, jnp.zeros(2))
@@ -108,20 +111,28 @@ def thermometer(
     >>> reading["rescaled_temperature"], reading["correlation"]  # (0.25 + 0 + 0 + 1) / 4
     (0.3125, 0.0)
     """
-    if is_number(learning_rate):
-        _check.positive("learning_rate", learning_rate)
-    if rho is not None and not callable(rho) and not hasattr(rho, "dtype"):
-        _check.half_open("rho", rho, -1.0)
-    meter = _Meter(learning_rate, rho, *check_intervals(every, span), axis_name)
+    if learning_rate is not None:
+        common.check_setting("learning_rate", learning_rate, _check.positive)
+    if rho is not None:
+        common.check_setting("rho", rho, functools.partial(_check.half_open, low=-1.0))
+    if temperature is not None:
+        common.check_setting("temperature", temperature, _check.non_negative)
+    _check.one_of("noise", noise, get_args(Noise))
 
-    def update(
-        updates: optax.Updates,
-        state: ThermometerState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, ThermometerState]:
-        del extra_args
-        return meter.update(updates, state, params)
+    def dynamics(count: jax.Array, dtype: DType) -> core.Dynamics:
+        return core.Dynamics(
+            None if rho is None else common.rho_at(rho, count, dtype),
+            None if learning_rate is None else common.value_at(learning_rate, count, dtype),
+            None
+            if temperature is None
+            else core.Bath(common.value_at(temperature, count, dtype), noise),
+        )
+
+    meter = _Meter(core.Sampling(every, span), dynamics, axis_name)
+
+    def update(updates: Any, state: ThermometerState, params: Any = None, **_: Any) -> Any:
+        done, state = meter.step(state, updates, params)
+        return _released(updates, done), state
 
     return optax.GradientTransformationExtraArgs(_init, update)
 
@@ -129,12 +140,12 @@ def thermometer(
 def adam_thermometer(
     optimizer: optax.GradientTransformation,
     learning_rate: optax.ScalarOrSchedule,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    b1: float | jax.Array = 0.9,
+    b2: float | jax.Array = 0.999,
+    eps: float | jax.Array = 1e-8,
     *,
-    every: int = EVERY,
-    span: int = SPAN,
+    every: int = core.EVERY,
+    span: int = core.SPAN,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with a thermometer that knows its masses.
@@ -146,10 +157,12 @@ def adam_thermometer(
 
     Parameters
     ----------
-    optimizer : :func:`optax.adam`, or what else has an :class:`optax.ScaleByAdamState` in its
-        state. The weight decay of :func:`optax.adamw` would be measured with it: chain
+    optimizer : :func:`optax.adam`, :func:`optax.amsgrad`, or what else has one
+        :class:`optax.ScaleByAdamState` or :class:`optax.ScaleByAmsgradState` in its state, as
+        ``partition`` or ``masked`` with Adam for some of the parameters: the others do not count.
+        The weight decay of :func:`optax.adamw` would be measured with it: chain
         ``optax.add_decayed_weights(-learning_rate * weight_decay)`` after this instead.
-    learning_rate, b1, b2, eps : of the optimizer.
+    learning_rate, b1, b2, eps : of the optimizer; an ``eps_root`` counts as 0.
     every, span, axis_name : see :func:`thermometer`.
 
     Returns
@@ -159,80 +172,111 @@ def adam_thermometer(
     Raises
     ------
     TypeError, ValueError
-        If an argument is out of range, or there is not one ``ScaleByAdamState`` in the state.
+        If an argument is out of range. ``init`` raises ValueError if the state has not one second
+        moment of Adam in it.
 
     Examples
     --------
     >>> import jax.numpy as jnp, optax
     >>> from coolmomentum.jax import adam_thermometer, read
-    >>> tx = adam_thermometer(optax.adam(1e-3), 1e-3, every=1)
+    >>> tx = adam_thermometer(optax.adam(1e-3), 1e-3)
     >>> params = jnp.zeros(2)
     >>> _, opt_state = tx.update(jnp.array([3.0, -3.0]), tx.init(params), params)
     >>> reading = read(opt_state)  # mass 3, moved by 1e-3, dt**2 = 2e-4 / 1.9
     >>> round(reading["temperature"], 6)
     0.0285
     """
-    first, second = _check.half_open("b1", b1), _check.half_open("b2", b2)
+    common.check_setting("learning_rate", learning_rate, _check.non_negative)
+    common.check_setting("b1", b1, _check.half_open)
+    common.check_setting("b2", b2, _check.half_open)
+    common.check_setting("eps", eps, _check.non_negative)
     inner = optax.with_extra_args_support(optimizer)
 
-    def square_time(count: jax.Array) -> Any:
-        lr = learning_rate(count) if callable(learning_rate) else learning_rate
-        return learning_rate_from_adam(lr, first)
+    def dynamics(count: jax.Array, dtype: DType) -> core.Dynamics:
+        return core.adam(*(common.value_at(x, count, dtype) for x in (learning_rate, b1)))
 
-    meter = _Meter(square_time, first, *check_intervals(every, span), axis_name)
+    meter = _Meter(core.Sampling(every, span), dynamics, axis_name)
 
     def init(params: optax.Params) -> AdamThermometerState:
-        return AdamThermometerState(inner.init(params), _init(params))
+        inner_state = inner.init(params)
+        moment = _second_moment(_adam_in(inner_state))
+        return AdamThermometerState(inner_state, _init(_masked_as(moment, params)))
 
-    def update(
-        updates: optax.Updates,
-        state: AdamThermometerState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, AdamThermometerState]:
-        updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        (adam,) = _nodes(inner_state, optax.ScaleByAdamState)
-
-        def masses() -> list[jax.Array]:
-            leaves = [upcast(x, jnp) for x in jax.tree.leaves(adam.nu)]
-            return [adam_mass(x, second, adam.count.astype(x.dtype), eps) for x in leaves]
-
-        updates, measured = meter.update(updates, state.thermometer, params, masses)
-        return updates, AdamThermometerState(inner_state, measured)
+    def update(updates: Any, state: AdamThermometerState, params: Any = None, **extra: Any) -> Any:
+        updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        adam, seen = _adam_in(inner_state), state.thermometer
+        masses = functools.partial(_adam_masses, adam, seen.previous, b2, eps)
+        now, here = (_masked_as(_second_moment(adam), x) for x in (updates, params))
+        done, seen = meter.step(seen, now, here, masses)
+        return _released(updates, done), AdamThermometerState(inner_state, seen)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _adam_in(state: optax.OptState) -> Any:
+    """The one state of Adam or AMSGrad in the state of an optimizer."""
+    found = common.states_in(state, optax.ScaleByAdamState, optax.ScaleByAmsgradState)
+    if len(found) != 1:
+        raise ValueError(
+            "optimizer must have one ScaleByAdamState or ScaleByAmsgradState in its state: "
+            f"{len(found)} found"
+        )
+    return found[0]
+
+
+def _second_moment(adam: Any) -> optax.Updates:
+    return adam.nu_max if isinstance(adam, optax.ScaleByAmsgradState) else adam.nu
+
+
+def _adam_masses(adam: Any, previous: optax.Updates, b2: Any, eps: Any) -> Iterable[jax.Array]:
+    for moment in _leaves(_second_moment(adam), previous):
+        x = upcast(moment, jnp)
+        n, decay, epsilon = (common.value_at(y, adam.count, x.dtype) for y in (adam.count, b2, eps))
+        if isinstance(adam, optax.ScaleByAmsgradState):  # the bias of the maximum is corrected
+            decay = jnp.zeros_like(decay)
+        yield jnp.asarray(adam_mass(x, decay, n, epsilon))
 
 
 # --- reading ------------------------------------------------------------------------------------
 
 
-def read(opt_state: optax.OptState, by: By = "all") -> dict[str, Any]:
+def read(opt_state: optax.OptState, by: core.By = "all") -> dict[str, Any]:
     """What the thermometer in the state of an optimizer has measured since the last reset.
+
+    Of several processes that share the arrays one may call it.
 
     Parameters
     ----------
     opt_state : the state, or whatever tree holds it: of ``chain``, ``masked``, ``partition``,
-        ``inject_hyperparams``, ``MultiSteps``, ``apply_if_finite``, or a whole ``TrainState``.
+        ``inject_hyperparams``, ``MultiSteps``, ``apply_if_finite``, an ``nnx.Optimizer``, or a
+        whole ``TrainState``. Not traced: this gives floats.
     by : "all" pools all parameters; "parameter" gives each, and "group" those under one node of
         the parameter tree, as the weights of one layer.
 
     Returns
     -------
-    a dict of floats with the readings of :meth:`coolmomentum.thermometer.Window.read` and
+    a dict of floats with the readings of :meth:`coolmomentum.thermometer.Window.readings` and
     "steps", the steps of the window; NaN where something is not known. By group or parameter a
-    dict of such dicts, by the names of the nodes, as ``"dense/kernel"``.
+    dict of such dicts, by the names of the nodes in the tree without boxes, as ``"dense/kernel"``;
+    equal names get a number, as ``"dense/kernel#2"``
 
     Raises
     ------
     ValueError
         If there is not one thermometer in ``opt_state``: of several, as in the groups of
-        ``partition``, read the state of each.
+        ``partition``, read the state of each. Or if ``by`` is none of the three.
+
+    Warns
+    -----
+    UserWarning
+        If nothing was measured in the window, or the walk is more than 5 per cent hotter than its
+        bath: the warning says why.
 
     Examples
     --------
     >>> import jax.numpy as jnp
     >>> from coolmomentum.jax import read, thermometer
-    >>> tx = thermometer(every=1)
+    >>> tx = thermometer()
     >>> params = {"dense": {"bias": jnp.zeros(1), "kernel": jnp.zeros((2, 1))}}
     >>> moves = {"dense": {"bias": jnp.ones(1), "kernel": 2 * jnp.ones((2, 1))}}
     >>> _, state = tx.update(moves, tx.init(params), params)
@@ -241,29 +285,20 @@ def read(opt_state: optax.OptState, by: By = "all") -> dict[str, Any]:
     >>> {name: x["rescaled_temperature"] for name, x in read(state, "parameter").items()}
     {'dense/bias': 1.0, 'dense/kernel': 4.0}
     """
-    _check.one_of("by", by, ("all", "group", "parameter"))
-    found = _nodes(opt_state, ThermometerState)
+    found = common.states_in(opt_state, ThermometerState)
     if len(found) != 1:
         raise ValueError(
             f"opt_state must have the state of one thermometer in it: {len(found)} found"
         )
     (state,) = found
-    layout = _Layout.of(state.previous)
-    rows = Rows(tuple(coordinates(x, xp=jnp) for x in layout.leaves(state.previous)), layout.groups)
-    (sums,), (counts,) = jax.tree.leaves(state.sums), jax.tree.leaves(state.counts)
-    window = _unpacked(np.asarray(sums, np.float64), [int(n) for n in np.asarray(counts)])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        readings = window.read(rows, xp=np)
-    dicts = [
-        {name: float(x[i]) for name, x in readings.items()} | {"steps": window.steps}
-        for i in range(len(rows))
-    ]
-    if by == "all":
-        return dicts[-1]
-    names, begin = (
-        (layout.names, 0) if by == "parameter" else (layout.group_names, len(layout.names))
-    )
-    return dict(zip(names, dicts[begin : begin + len(names)], strict=True))
+    window = Window(*map(np.asarray, jax.tree.leaves(state.window)))
+    layout = _layout(state.previous)
+    reading = core.report(window, layout, by)
+    if layout.parameters and (why := core.why_unmeasured(window)):
+        warnings.warn(why, stacklevel=2)
+    if why := core.why_hotter(core.report(window, layout), layout):
+        warnings.warn(why, stacklevel=2)
+    return reading
 
 
 def reset(opt_state: optax.OptState) -> optax.OptState:
@@ -283,24 +318,18 @@ def reset(opt_state: optax.OptState) -> optax.OptState:
     --------
     >>> import jax.numpy as jnp
     >>> from coolmomentum.jax import read, reset, thermometer
-    >>> tx = thermometer(every=1)
+    >>> tx = thermometer()
     >>> _, state = tx.update(jnp.ones(3), tx.init(jnp.zeros(3)), jnp.zeros(3))
     >>> read(reset(state))["steps"]
     0
     """
 
-    def closed(node: Any) -> Any:
-        if not isinstance(node, ThermometerState):
-            return node
-        sums, counts = _packed(_unpacked(node.sums, node.counts).closed(), node)
-        return node._replace(sums=sums, counts=counts)
+    def begun(state: ThermometerState) -> ThermometerState:
+        arrays, structure = jax.tree.flatten(state.window)  # perhaps in boxes
+        window = Window(*map(jnp.asarray, arrays)).next(xp=jnp)
+        return state._replace(window=jax.tree.unflatten(structure, window))
 
-    return jax.tree.map(closed, opt_state, is_leaf=lambda x: isinstance(x, ThermometerState))
-
-
-def _nodes(tree: Any, kind: type) -> list[Any]:
-    nodes = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kind))
-    return [node for node in nodes if isinstance(node, kind)]
+    return common.map_states(begun, opt_state, ThermometerState)
 
 
 # --- measuring ----------------------------------------------------------------------------------
@@ -309,124 +338,92 @@ def _nodes(tree: Any, kind: type) -> list[Any]:
 def _init(params: optax.Params) -> ThermometerState:
     def zeros(x: Any) -> Any:
         # An explicit dtype makes them strongly typed, or the second step would compile again.
-        return jnp.zeros_like(x, jnp.result_type(x)) if is_trainable(x) else optax.MaskedNode()
+        stays = not common.is_trainable(x)
+        return optax.MaskedNode() if stays else jnp.zeros_like(x, jnp.result_type(x))
 
-    previous = jax.tree.map(zeros, params)
-    layout = _Layout.of(previous)
-    rows = len(layout.names) + len(layout.groups) + 1
-    dtype = precision(*jax.tree.leaves(previous))
-    return ThermometerState(
-        jnp.zeros([], jnp.int32),
-        jnp.zeros((_ARRAYS, rows), dtype),
-        jnp.zeros(_NUMBERS, jnp.int32),
-        previous,
-        jax.tree.map(zeros, params),  # its own arrays: both can be donated
-    )
+    previous, start = (jax.tree.map(zeros, params) for _ in range(2))  # both can be donated
+    columns, dtype = len(_layout(previous)), common.precision(*jax.tree.leaves(previous))
+    sums, counts = ((len(core.SUMS), columns), dtype), ((len(core.COUNTS),), jnp.int32)
+    window = Window(jnp.zeros(*sums), jnp.zeros(*counts))
+    return ThermometerState(jnp.zeros([], jnp.int32), window, previous, start)
 
 
-class _Meter(NamedTuple):
+@dataclass(frozen=True)
+class _Meter:
     """What a thermometer knows of the optimizer, and how it measures a step."""
 
-    learning_rate: optax.ScalarOrSchedule | None
-    rho: RhoSchedule | float | None
-    every: int
-    span: int
+    sampling: core.Sampling
+    dynamics: Callable[[jax.Array, DType], core.Dynamics]  # by the steps taken before the step
     axis_name: AxisName | None
 
-    def update(
-        self,
-        updates: optax.Updates,
-        state: ThermometerState,
-        params: optax.Params | None,
-        masses: Masses | None = None,
-    ) -> tuple[optax.Updates, ThermometerState]:
-        """The updates as they are, and the state after them."""
-        n = optax.safe_increment(state.count)
-        counts = state.counts + jnp.asarray(_STEP, jnp.int32)
-        state = state._replace(count=n, counts=counts)
-        moved = _walking(updates, state.previous)
-        if not jax.tree.leaves(moved):
-            return updates, state
-        done, ends = n > 0, None
+    def step(
+        self, state: ThermometerState, updates: Any, params: Any, masses: Masses | None = None
+    ) -> tuple[Any, ThermometerState]:
+        """The state after a step, and a flag that is True once all is measured."""
+        n, sampling = optax.safe_increment(state.count), self.sampling
+        state = state._replace(count=n, window=state.window.step(xp=jnp))
+        previous, start = jax.tree.leaves(state.previous), jax.tree.leaves(state.start)
+        if not previous:
+            return True, state
+        now = _like(updates, state.previous)
+        done: Any = True
         if params is not None:
-            begins, ends = n % self.span == 1 % self.span, n % self.span == 0
+            begins, ends = sampling.begins_span(n), sampling.ends_span(n)
 
             def follow(x0: jax.Array, x: jax.Array, dx: jax.Array) -> jax.Array:
                 x0 = jnp.where(begins, x, x0)
                 # In the memory of x0, which is done with: elsewhere every step would allocate it.
-                way = upcast(x, jnp) - upcast(x0, jnp) + upcast(dx, jnp)
-                return jnp.where(ends, way.astype(x0.dtype), x0)
+                path = upcast(x, jnp) - upcast(x0, jnp) + upcast(dx, jnp)
+                return jnp.where(ends, path.astype(x0.dtype), x0)
 
-            here = _walking(params, state.start)
-            done, start = _once(
-                begins | ends, lambda start: jax.tree.map(follow, start, here, moved), state.start
+            here = _like(params, state.previous)
+            done, start = _run_if_in_place(
+                begins | ends, lambda start: list(map(follow, start, here, now)), start
             )
-            state = state._replace(start=start)
-        done, (sums, counts) = _once(
-            (n % self.every == 0) & done,
-            lambda window: self._measured(window, moved, state, ends, masses),
-            (state.sums, state.counts),
+        path = None if params is None else start
+        done, window = _run_if_in_place(
+            sampling.measures(n) & done,
+            lambda window: self._measured(window, state, now, path, masses),
+            state.window,
         )
-        done, previous = _once(((n + 1) % self.every == 0) & done, lambda _: moved, state.previous)
-        # The updates are let go when all is measured. XLA would otherwise copy the parameters and
-        # the displacements on every step, because it may overwrite the first, which are donated,
-        # before they are measured. The choice costs no pass: it is part of adding the updates.
-        updates = jax.tree.map(lambda x: jnp.where(done, x, jnp.zeros_like(x)), updates)
-        return updates, state._replace(sums=sums, counts=counts, previous=previous)
+        done, previous = _run_if_in_place(sampling.precedes(n) & done, lambda _: now, previous)
+        tree = jax.tree.structure(state.previous)
+        trees = (jax.tree.unflatten(tree, leaves) for leaves in (previous, start))
+        return done, ThermometerState(n, window, *trees)
 
     def _measured(
         self,
-        window: tuple[jax.Array, jax.Array],
-        moved: optax.Updates,
+        window: Window,
         state: ThermometerState,
-        ends: jax.Array | None,
+        now: list[jax.Array],
+        path: list[jax.Array] | None,
         masses: Masses | None,
-    ) -> tuple[jax.Array, jax.Array]:
-        layout, dtype = _Layout.of(state.previous), state.sums.dtype
-        now, before, way = map(layout.leaves, (moved, state.previous, state.start))
-        axes = [axes_of(x, self.axis_name) for x in now]
-        rows = Rows(
-            tuple(coordinates(x, xp=jnp) * shards(over) for x, over in zip(now, axes, strict=True)),
-            layout.groups,
-        )
-        last = state.count - 1
-        rho = self._value(self.rho, last, dtype, rho_at)
-        weighted = None
-        if masses is not None:
-            roots = [jnp.sqrt(x) for x in layout.ordered(masses())]
-            weighted = _pair_sums(_times(before, roots), _times(now, roots), axes, dtype)
-        unpacked = _unpacked(*window).add(
-            _pair_sums(before, now, axes, dtype),
-            rows,
-            rho=rho,
-            dt2=self._value(self.learning_rate, last, dtype, value_at),
-            weighted=weighted,
-            paired=(state.count > 1).astype(
-                jnp.int32
-            ),  # false on the first step, if it is measured
-            xp=jnp,
-        )
-        if ends is None:
-            return _packed(unpacked, state)
+    ) -> Window:
+        n, dtype, layout = state.count, window.sums.dtype, _layout(state.previous)
 
-        def ended() -> tuple[jax.Array, jax.Array]:
-            distance = _totals([squared_norm(y, xp=jnp) for y in way], axes, dtype)
-            overlap = _totals(
-                [inner_product(y, dx, xp=jnp) for y, dx in zip(way, now, strict=True)], axes, dtype
+        def moments(*displacements: Any) -> Any:
+            dot = lambda x, y: common.global_product(x, y, self.axis_name).astype(dtype)  # noqa: E731
+            return core.moments(*displacements, dot=dot, xp=jnp)
+
+        with common.promoting():
+            how = self.dynamics(n - 1, dtype)
+            table = moments(now, jax.tree.leaves(state.previous), masses and masses())
+            weight = self.sampling.weight(n, xp=jnp)
+            window = window.add(table, layout, how, weight=weight, paired=n > 1, xp=jnp)
+            if path is None:
+                return window
+            ended: Window = lax.cond(
+                self.sampling.ends_span(n),
+                # its squares and its products with the displacements
+                lambda: window.end_span(moments(now, path)[1:3], layout, how.rho, xp=jnp),
+                lambda: window,
             )
-            return _packed(unpacked.end_span(distance, overlap, rows, rho=rho, xp=jnp), state)
-
-        result: tuple[jax.Array, jax.Array] = lax.cond(
-            ends, ended, lambda: _packed(unpacked, state)
-        )
-        return result
-
-    @staticmethod
-    def _value(value: Any, count: jax.Array, dtype: Any, at: Callable[..., jax.Array]) -> jax.Array:
-        return jnp.asarray(jnp.nan, dtype) if value is None else at(value, count, dtype)
+            return ended
 
 
-def _once(wanted: jax.Array, f: Callable[[Any], Any], value: Any) -> tuple[jax.Array, Any]:
+def _run_if_in_place(
+    wanted: jax.Array, f: Callable[[Any], Any], value: Any
+) -> tuple[jax.Array, Any]:
     """``f(value)`` if it is wanted, else ``value``; and True, when it is there.
 
     XLA gives the result of a loop the buffers of its operand, where a conditional copies it.
@@ -440,88 +437,46 @@ def _once(wanted: jax.Array, f: Callable[[Any], Any], value: Any) -> tuple[jax.A
     return ~left, value
 
 
-def _walking(tree: Any, like: Any) -> Any:
-    """The leaves of a tree where ``like`` has leaves, in its dtypes; None, which stands, as 0."""
+def _released(updates: optax.Updates, done: Any) -> optax.Updates:
+    """The updates as they are, once all is measured.
 
-    def leaf(node: Any, x: Any) -> Any:
-        if x is None or isinstance(x, optax.MaskedNode):
-            return x
-        return jnp.zeros_like(x) if node is None else lax.stop_gradient(jnp.asarray(node, x.dtype))
-
-    masked = lambda x: x is None or isinstance(x, optax.MaskedNode)  # noqa: E731  # said once
-    return jax.tree.map(leaf, tree, like, is_leaf=masked)
+    XLA would otherwise copy the parameters and the displacements on every step, because it may
+    overwrite the first, which are donated, before they are measured. The choice costs no pass: it
+    is part of adding the updates.
+    """
+    return jax.tree.map(lambda x: jnp.where(done, x, jnp.zeros_like(x)), updates)
 
 
-def _times(xs: list[jax.Array], factors: list[jax.Array]) -> list[jax.Array]:
-    return [upcast(x, jnp) * factor for x, factor in zip(xs, factors, strict=True)]
+def _is_masked(node: Any) -> bool:
+    return node is None or isinstance(node, optax.MaskedNode)
 
 
-def _pair_sums(
-    before: list[jax.Array], now: list[jax.Array], axes: list[Any], dtype: Any
-) -> PairSums:
-    """The sums over all shards; one parameter after the other, as not all need be sharded alike."""
-    each = [pair_sums([x], [y], xp=jnp) for x, y in zip(before, now, strict=True)]
-    return PairSums(
-        *(_totals([x[0] for x in sums], axes, dtype) for sums in zip(*each, strict=True))
-    )
-
-
-def _totals(sums: list[jax.Array], axes: list[Any], dtype: Any) -> jax.Array:
-    totals = [
-        x if over == () else lax.psum(x, over)  # type: ignore[no-untyped-call]  # no types in JAX
-        for x, over in zip(sums, axes, strict=True)
-    ]
-    return jnp.stack([x.astype(dtype) for x in totals])
-
-
-class _Layout(NamedTuple):
-    """How the leaves of a parameter tree are the rows of a window: those of a node are together."""
-
-    order: tuple[int, ...]  # of the leaves of the tree
-    names: tuple[str, ...]  # of the leaves, in that order
-    groups: tuple[int, ...]  # leaves of each node
-    group_names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, tree: Any) -> "_Layout":
-        nodes: dict[str, list[tuple[int, str]]] = {}
-        for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
-            nodes.setdefault(_name(path[:-1]), []).append((i, _name(path)))
-        rows = [row for node in nodes.values() for row in node]
-        return cls(
-            tuple(i for i, _ in rows),
-            tuple(name for _, name in rows),
-            tuple(map(len, nodes.values())),
-            tuple(nodes),
+def _leaves(tree: Any, like: Any) -> list[Any]:
+    """The leaves where ``like`` has leaves, in order: boxes do not matter, None is a leaf."""
+    nodes, others = (jax.tree.leaves(x, is_leaf=_is_masked) for x in (tree, like))
+    if len(nodes) != len(others):
+        raise ValueError(
+            f"updates and params must have the leaves of init: {len(nodes)}, not {len(others)}"
         )
-
-    def leaves(self, tree: Any) -> list[jax.Array]:
-        return self.ordered(jax.tree.leaves(tree))
-
-    def ordered(self, leaves: list[Any]) -> list[Any]:
-        return [leaves[i] for i in self.order]
+    return [node for node, x in zip(nodes, others, strict=True) if not _is_masked(x)]
 
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _like(tree: Any, like: Any) -> list[jax.Array]:
+    """The leaves where ``like`` has leaves, in its dtypes; of None, which stands, zeros."""
+    return [
+        jnp.zeros_like(x) if node is None else lax.stop_gradient(jnp.asarray(node, x.dtype))
+        for node, x in zip(_leaves(tree, like), jax.tree.leaves(like), strict=True)
+    ]
 
 
-# --- the window in two arrays: each argument of a jitted step costs time ------------------------
-
-_EMPTY = Window.empty(np.zeros(1))
-_ARRAYS = sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(_EMPTY))
-_NUMBERS = len(jax.tree.leaves(_EMPTY)) - _ARRAYS
-_STEP = jax.tree.leaves(_EMPTY.step())[_ARRAYS:]
+def _masked_as(mask: Any, tree: Any) -> Any:
+    """The tree without the branches that are masked in another."""
+    masked = lambda m, x: m if isinstance(m, optax.MaskedNode) else x  # noqa: E731
+    return None if tree is None else jax.tree.map(masked, mask, tree, is_leaf=_is_masked)
 
 
-def _unpacked(sums: Any, counts: Any) -> Window:
-    window: Window = jax.tree.unflatten(jax.tree.structure(_EMPTY), [*sums, *counts])
-    return window
-
-
-def _packed(window: Window, like: ThermometerState) -> tuple[jax.Array, jax.Array]:
-    leaves = jax.tree.leaves(window)
-    return (
-        jnp.stack(leaves[:_ARRAYS]).astype(like.sums.dtype),
-        jnp.stack(leaves[_ARRAYS:]).astype(like.counts.dtype),
-    )
+def _layout(tree: Any) -> core.Layout:
+    """The names and sizes of the leaves of a tree; groups are its nodes."""
+    leaves = paths(tree)
+    sizes = [coordinates(x, xp=jnp) for _, x in leaves]
+    return core.Layout.from_paths([path for path, _ in leaves], sizes)

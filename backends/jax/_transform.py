@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import export
 
 from coolmomentum import _check, _defaults
 from coolmomentum import step_size as step_size_of
 from coolmomentum._arrays import DType, Scalar, upcast
+from coolmomentum.jax import _common as common
+from coolmomentum.jax._common import RhoSchedule
 from coolmomentum.jax._tree import Leaf, unboxed
 from coolmomentum.schedules import (
     CoolingSchedule,
@@ -25,7 +26,7 @@ from coolmomentum.schedules import (
 )
 from coolmomentum.update import next_displacement
 
-RhoSchedule = Schedule | jax.Array  # step -> rho, or a rho that does not depend on the step
+Coefficients = Callable[[DType], tuple[jax.Array, jax.Array]]  # rho and step size in a precision
 
 
 class CoolMomentumState(NamedTuple):
@@ -115,6 +116,11 @@ def cool_momentum(
     TypeError, ValueError
         If an argument is out of range. Arrays, which may be traced, are taken unchecked.
 
+    References
+    ----------
+    Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics
+    with simulated annealing", Scientific Reports 11, 10705 (2021), Eqs 14, 16, 20 and 21.
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
@@ -132,15 +138,8 @@ def cool_momentum(
     (0.525390625, 0.0)
     >>> round(float(temperature(opt_state, learning_rate=0.25)), 6)
     0.261856
-
-    References
-    ----------
-    Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics
-    with simulated annealing", Scientific Reports 11, 10705 (2021), Eqs 14, 16, 20 and 21.
     """
-    rate = unboxed(learning_rate)
-    if not (callable(rate) or _is_array(rate)):
-        _check.non_negative("learning_rate", rate)
+    common.check_setting("learning_rate", learning_rate, _check.non_negative)
     cooling = _cooling(
         schedule,
         total_steps=total_steps,
@@ -156,51 +155,51 @@ def cool_momentum(
         at_rest = functools.partial(_at_rest, dtype=accumulator)
         return CoolMomentumState(jnp.zeros([], jnp.int32), jax.tree.map(at_rest, params))
 
-    def update_fn(
-        updates: optax.Updates,
-        state: CoolMomentumState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, CoolMomentumState]:
-        del extra_args
-
+    def update_fn(updates: Any, state: CoolMomentumState, params: Any = None, **_: Any) -> Any:
         @functools.cache  # one rho and one step size for all leaves of a precision
         def coefficients(dtype: DType) -> tuple[jax.Array, jax.Array]:
-            rho = rho_at(cooling, state.count, dtype)
-            return rho, step_size_of(value_at(learning_rate, state.count, dtype), rho)
+            rho = common.rho_at(cooling, state.count, dtype)
+            return rho, step_size_of(common.value_at(learning_rate, state.count, dtype), rho)
 
-        with promoting():
-            moved = _map_gradients(
-                lambda g, dx: (
-                    dx if g is None or not is_trainable(dx) else _moved(g, dx, coefficients)
-                ),
-                updates,
-                state.displacement,
-            )
-        displacement = jax.tree.map(_stored, moved, state.displacement)
-        like = updates if params is None else params
-        updates = _map_gradients(
-            lambda g, dx, x: None if g is None else _stored(dx, x if is_trainable(dx) else dx),
-            updates,
-            moved,
-            like,
-        )
-        return updates, CoolMomentumState(optax.safe_increment(state.count), displacement)
+        with common.promoting():
+            return _step(updates, state, params, coefficients)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _step(
+    gradients: Any, state: CoolMomentumState, params: Any, coefficients: Coefficients
+) -> tuple[optax.Updates, CoolMomentumState]:
+    """The updates and the state after them."""
+    # A None among the gradients is a leaf.
+    with_none = functools.partial(jax.tree.map, is_leaf=lambda g: g is None)
+
+    def moved_by(g: Leaf, dx: jax.Array) -> Any:
+        stays = g is None or not common.is_trainable(dx)
+        return dx if stays else _moved(g, dx, coefficients)
+
+    def update(g: Leaf, dx: jax.Array, x: Leaf) -> Any:
+        return None if g is None else _stored(dx, x if common.is_trainable(dx) else dx)
+
+    moved = with_none(moved_by, gradients, state.displacement)
+    updates = with_none(update, gradients, moved, gradients if params is None else params)
+    displacement = jax.tree.map(_stored, moved, state.displacement)
+    return updates, CoolMomentumState(optax.safe_increment(state.count), displacement)
+
+
 def _cooling(schedule: Any, **settings: Any) -> RhoSchedule:
     settings = {name: unboxed(value) for name, value in settings.items()}
-    schedule, rho0, total_steps = unboxed(schedule), settings["rho0"], settings["total_steps"]
-    if _is_array(rho0):  # inject_hyperparams may have made it bfloat16, or complex
-        settings["rho0"] = jnp.real(rho0).astype(precision(rho0))
-    if _is_array(schedule):
+    schedule, rho0 = unboxed(schedule), settings["rho0"]
+    if common.is_array(rho0):  # inject_hyperparams may have made it bfloat16, or complex
+        settings["rho0"] = jnp.real(rho0).astype(common.precision(rho0))
+    given = (lambda step: schedule) if common.is_array(schedule) else schedule
+    resolved = resolve_schedule(given, **settings)
+    if common.is_array(schedule):
         cooling: RhoSchedule = schedule
-        resolve_schedule(lambda step: cooling, **settings)  # nothing else may be given
         return cooling
-    resolved = resolve_schedule(schedule, **settings)
-    return resolved if isinstance(resolved, CoolingSchedule) else _probed(resolved, total_steps)
+    if isinstance(resolved, CoolingSchedule):
+        return resolved
+    return _probed(resolved, settings["total_steps"])
 
 
 def _probed(schedule: Schedule, total_steps: Scalar) -> Schedule:
@@ -213,10 +212,10 @@ def _probed(schedule: Schedule, total_steps: Scalar) -> Schedule:
             return 0.0
         return rho.item() if isinstance(rho, jax.Array) and rho.size == 1 else rho
 
-    known = total_steps is not None and not _is_array(total_steps)
+    known = total_steps is not None and not common.is_array(total_steps)
     length = min(total_steps, 2**31 - 1) if known else 1
     # The transformation may be built inside jit.
-    with jax.ensure_compile_time_eval(), promoting():
+    with jax.ensure_compile_time_eval(), common.promoting():
         check_schedule(probe, length)
     return schedule
 
@@ -230,23 +229,12 @@ def _accumulator_dtype(dtype: DType | None) -> DType | None:
     return canonical
 
 
-def _is_key(x: Leaf) -> bool:
-    """Whether it is an array of typed PRNG keys, of which JAX knows no ``result_type``."""
-    return hasattr(x, "dtype") and bool(jnp.issubdtype(x.dtype, jax.dtypes.extended))
-
-
 def _at_rest(x: Leaf, dtype: DType | None) -> jax.Array:
-    if _is_key(x):
+    if common.is_key(x):
         return jnp.zeros_like(x)
     # An explicit dtype makes the zeros strongly typed, or the second step would compile again.
-    return jnp.zeros_like(
-        x, dtype=dtype if dtype is not None and is_trainable(x) else jnp.result_type(x)
-    )
-
-
-def _map_gradients(f: Callable[..., Any], gradients: optax.Updates, *rest: Any) -> Any:
-    """``jax.tree.map`` in which a None among the gradients is a leaf."""
-    return jax.tree.map(f, gradients, *rest, is_leaf=lambda g: g is None)
+    chosen = dtype is not None and common.is_trainable(x)
+    return jnp.zeros_like(x, dtype if chosen else jnp.result_type(x))
 
 
 def _moved(gradient: Leaf, displacement: jax.Array, coefficients: Callable[[DType], Any]) -> Any:
@@ -257,51 +245,9 @@ def _moved(gradient: Leaf, displacement: jax.Array, coefficients: Callable[[DTyp
             "gradients must be real where the parameter, or accumulator_dtype, is: "
             f"{g.dtype} for {displacement.dtype}"
         )
-    rho, step_size = coefficients(precision(g, dx))
+    rho, step_size = coefficients(common.precision(g, dx))
     return next_displacement(dx, g, rho=rho, step_size=step_size)
 
 
 def _stored(value: jax.Array, like: Leaf) -> jax.Array:
     return value if value is like else value.astype(jnp.result_type(like))
-
-
-# --- shared with the readings -------------------------------------------------------------------
-
-
-def promoting() -> contextlib.AbstractContextManager[Any]:
-    """JAX's own dtype promotion: under the strict one float32 times complex64 is an error."""
-    standard: contextlib.AbstractContextManager[Any] = jax.numpy_dtype_promotion("standard")
-    return standard
-
-
-def is_trainable(x: Leaf) -> bool:
-    """Whether a parameter moves: integers, booleans and PRNG keys do not."""
-    return not _is_key(x) and bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
-
-
-def precision(*arrays: jax.Array) -> DType:
-    """The real dtype to compute in: float64 if an array has it, else float32."""
-    double = any(x.dtype in (jnp.float64, jnp.complex128) for x in arrays)
-    return jnp.float64 if double else jnp.float32
-
-
-def rho_at(schedule: RhoSchedule, count: jax.Array, dtype: DType) -> jax.Array:
-    """Momentum coefficient of the step that the clock is at."""
-    if isinstance(schedule, CoolingSchedule):
-        return jnp.asarray(schedule(count, dtype=dtype, xp=jnp), dtype)
-    return value_at(schedule, count, dtype)
-
-
-def value_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: DType) -> jax.Array:
-    """A hyperparameter at the clock, in the precision of the leaves that it acts on."""
-    value = unboxed(value)  # a Variable of nnx is callable, too
-    if callable(value):
-        # int32 / int is float32 in JAX even with x64; int64 / int is float64.
-        value = value(count.astype(jnp.int64) if dtype == jnp.float64 else count)
-    # Of complex parameters inject_hyperparams makes complex numbers.
-    return jnp.asarray(jnp.real(value), dtype)
-
-
-def _is_array(value: object) -> bool:
-    """Whether it may be traced, so that its value cannot be asked for."""
-    return isinstance(value, jax.Array | np.ndarray)

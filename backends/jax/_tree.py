@@ -8,12 +8,14 @@ import jax
 Leaf = Any  # an array or a Python number, concrete, traced or abstract
 
 
-def named_leaves(tree: Any, separator: str = ".") -> list[tuple[str, Leaf]]:
-    """Each leaf with its name, in the order of ``jax.tree.leaves``: those of the pure tree."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator=separator), leaf)
-        for path, leaf in _paths(tree)
-    ]
+def paths(tree: Any) -> list[tuple[tuple[str, ...], Leaf]]:
+    """Each leaf with its path in the tree without boxes, in the order of ``jax.tree.leaves``."""
+    return list(_paths(tree))
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Leaf]]:
+    """Each leaf with its path as a name."""
+    return [(".".join(path), leaf) for path, leaf in _paths(tree)]
 
 
 def is_box(node: Any) -> bool:
@@ -32,14 +34,16 @@ def unboxed(value: Any) -> Any:
     return leaf
 
 
-def _paths(tree: Any) -> Iterator[tuple[tuple[Any, ...], Leaf]]:
-    for path, node in jax.tree.leaves_with_path(tree, is_leaf=is_box):
+def _paths(tree: Any) -> Iterator[tuple[tuple[str, ...], Leaf]]:
+    for keys, node in jax.tree.leaves_with_path(tree, is_leaf=is_box):
+        path = tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
         if not is_box(node):
             yield path, node
             continue
-        for child in _children(node):
+        for child in one_level(node)[0]:
             yield from ((path + inner, leaf) for inner, leaf in _paths(child))
 
 
-def _children(node: Any) -> list[Any]:
-    return jax.tree.leaves(node, is_leaf=lambda x: x is not node)
+def one_level(tree: Any) -> tuple[list[Any], Any]:
+    """The children of a node, and how to put them together."""
+    return jax.tree.flatten(tree, is_leaf=lambda node: node is not tree)

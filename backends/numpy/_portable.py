@@ -19,6 +19,10 @@ def export_state(optimizer: CoolMomentum, state: State, names: Sequence[str]) ->
     optimizer, state : of the run.
     names : of the parameters, in their order.
 
+    Returns
+    -------
+    the clock, the schedule, the learning rate, and a displacement for each name
+
     Raises
     ------
     TypeError
@@ -29,15 +33,13 @@ def export_state(optimizer: CoolMomentum, state: State, names: Sequence[str]) ->
     Examples
     --------
     >>> import numpy as np
-    >>> from coolmomentum.numpy import CoolMomentum, import_state, export_state
+    >>> from coolmomentum.numpy import CoolMomentum, export_state
     >>> optimizer = CoolMomentum(learning_rate=0.25, total_steps=2, rho0=0.75)
     >>> params = [np.asarray([1.0])]
     >>> params, state = optimizer.step(params, params, optimizer.init(params))
     >>> saved = export_state(optimizer, state, ["x"])
     >>> saved.clock, saved.displacements
     (1, {'x': array([-0.21875])})
-    >>> import_state(optimizer, optimizer.init(params), ["x"], saved) == state
-    True
     """
     named = zip(_names(state, names), state.displacements, strict=True)
     return PortableState(
@@ -69,6 +71,17 @@ def import_state(
     ------
     ValueError
         If names or shapes differ, or the optimizer cools in another way.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from coolmomentum.numpy import CoolMomentum, import_state, export_state
+    >>> optimizer = CoolMomentum(learning_rate=0.25, total_steps=2, rho0=0.75)
+    >>> params = [np.asarray([1.0])]
+    >>> params, state = optimizer.step(params, params, optimizer.init(params))
+    >>> saved = export_state(optimizer, state, ["x"])
+    >>> import_state(optimizer, optimizer.init(params), ["x"], saved) == state
+    True
     """
     named = dict(zip(_names(state, names), state.displacements, strict=True))
     shapes = {name: tuple(dx.shape) for name, dx in named.items()}

@@ -11,6 +11,7 @@ except ModuleNotFoundError as error:
 
 from coolmomentum.torch._optimizer import CoolMomentum
 from coolmomentum.torch._portable import export_state, import_state
+from coolmomentum.torch._thermal import ThermalNoise
 from coolmomentum.torch._thermometer import Thermometer
 
-__all__ = ["CoolMomentum", "Thermometer", "export_state", "import_state"]
+__all__ = ["CoolMomentum", "ThermalNoise", "Thermometer", "export_state", "import_state"]

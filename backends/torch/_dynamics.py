@@ -10,15 +10,13 @@ from torch.utils.hooks import RemovableHandle
 
 from coolmomentum import thermometer
 from coolmomentum.langevin import adam_mass
-from coolmomentum.torch._clock import scalar
 from coolmomentum.torch._optimizer import CoolMomentum
-from coolmomentum.torch._paths import Number
-from coolmomentum.torch._settings import Group
-from coolmomentum.torch._thermometry import real_part_here, sum_dtype, upcast
+from coolmomentum.torch._reductions import local_real_view, sum_dtype, upcast
+from coolmomentum.torch._tensors import HALF, Group, Number, scalar
 
 # Keys of a group of CoolMomentum: its clock, and the momentum coefficient of its next step.
 CLOCK, RHO = "cooling_step", "cooling_rho"
-Told = float | Callable[[Group], Number] | None  # rho or dt2 as the user tells it
+Override = float | Callable[[Group], Number] | None  # rho or dt2 as the user tells it
 
 
 class Settings(NamedTuple):
@@ -66,7 +64,7 @@ def follow(
     )
 
 
-def settings_of(optimizer: Optimizer, group: Group, rho: Told, dt2: Told) -> Settings:
+def settings_of(optimizer: Optimizer, group: Group, rho: Override, dt2: Override) -> Settings:
     """The settings of a group in the step that comes next; those that are told go first."""
     theirs = _dynamics_of(optimizer, group)
     told = [x(group) if callable(x) else x for x in (rho, dt2)]
@@ -79,6 +77,14 @@ def settings_of(optimizer: Optimizer, group: Group, rho: Told, dt2: Told) -> Set
         _kept(1 - scalar(group["lr"]) * decay) if decay and decoupled else None,
         _is_in_state(optimizer, group),
     )
+
+
+def bath_of(optimizer: Optimizer) -> thermometer.Bath | None:
+    """The heat bath of the step that comes next, if there is one and the host knows the clock."""
+    bath = getattr(optimizer, "_bath", None) if uses_step_of(optimizer, CoolMomentum) else None
+    if bath is None:
+        return None
+    return thermometer.Bath(bath.temperature_at(int(optimizer.param_groups[0][CLOCK])), bath.noise)
 
 
 def _kept(value: Any) -> Any:
@@ -114,16 +120,16 @@ def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
     if not state:  # it never moved
         return 1.0
     if isinstance(optimizer, Adam | AdamW):
-        moment = real_part_here(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
+        moment = local_real_view(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
         step = torch.as_tensor(state["step"])
         steps = step.to(sum_dtype(step))
         of_adam: Tensor = adam_mass(upcast(moment), group["betas"][1], steps, group["eps"])
         return of_adam
     mean = None
     if isinstance(optimizer, RMSprop) and group["centered"]:
-        mean = upcast(real_part_here(state["grad_avg"]))
+        mean = upcast(local_real_view(state["grad_avg"]))
     square = state["square_avg" if isinstance(optimizer, RMSprop) else "sum"]
-    of_rms: Tensor = thermometer.rms_mass(upcast(real_part_here(square)), group["eps"], mean)
+    of_rms: Tensor = thermometer.rms_mass(upcast(local_real_view(square)), group["eps"], mean)
     return of_rms
 
 
@@ -132,7 +138,7 @@ def before(
 ) -> Before:
     """What to know of a parameter in the step that comes next, to which a closure may be given."""
     known = how.in_state and (isinstance(optimizer, CoolMomentum) or _is_known(optimizer, param))
-    copy = None if known else real_part_here(param).clone()
+    copy = None if known else local_real_view(param).clone()
     fused = bool(group.get("fused")) or isinstance(optimizer, CoolMomentum)
     version = None if fused or hasattr(param, "to_local") else param._version
     return Before(how, copy, version, closure or param.grad is not None)
@@ -148,14 +154,14 @@ def displacement(optimizer: Optimizer, param: Tensor, known: Before, keep: bool)
         moved = known.had_gradient if known.version is None else param._version != known.version
     if known.copy is not None:
         shrunk = known.settings.decay if moved else None
-        return difference(real_part_here(param), known.copy, shrunk)
+        return difference(local_real_view(param), known.copy, shrunk)
     state = optimizer.state.get(param)
     if not moved or not state:
-        return torch.zeros_like(real_part_here(param))
+        return torch.zeros_like(local_real_view(param))
     if isinstance(optimizer, CoolMomentum):
-        moved_by = real_part_here(state["displacement"])
+        moved_by = local_real_view(state["displacement"])
         return moved_by.clone() if keep else moved_by
-    return real_part_here(state["momentum_buffer"]) * -known.settings.lr  # type: ignore[operator]
+    return local_real_view(state["momentum_buffer"]) * -known.settings.lr  # type: ignore[operator]
 
 
 def difference(after: Tensor, before: Tensor, shrunk: Number | None = None) -> Tensor:
@@ -177,7 +183,7 @@ def _is_known(optimizer: Optimizer, param: Tensor) -> bool:
     It does not know what the sum with a parameter of half precision loses. It is sparse if its
     first gradient is, which a closure may bring during the step.
     """
-    if param.dtype in (torch.float16, torch.bfloat16):
+    if param.dtype in HALF:
         return False
     buffer = optimizer.state.get(param, {}).get("momentum_buffer")
     first = param.grad if buffer is None else buffer

@@ -4,45 +4,25 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import reduce
+from operator import attrgetter, is_, itemgetter
+from typing import Any, cast
 
-import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from coolmomentum import _check, _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
-from coolmomentum.temperature import DisplacementSum, coordinates
-from coolmomentum.torch._clock import next_rho, place_clock, refresh_rho, scalar, step_of, tick
-from coolmomentum.torch._paths import (
-    Number,
-    Plan,
-    Step,
-    Tensors,
-    Ways,
-    differentiable_step,
-    local,
-    sort_out,
-    take_step,
-)
-from coolmomentum.torch._settings import (
-    COOLING,
-    FLAGS,
-    Group,
-    at_rest,
-    check_fused,
-    checked,
-    checked_cooling,
-    clock_of,
-    displacement_dtype,
-    plain,
-)
-from coolmomentum.torch._thermometry import (
-    known_squares,
-    pooled_sums_of_squares,
-    sums_of_squares,
-)
+from coolmomentum.temperature import DisplacementSum
+from coolmomentum.thermometer import Layout
+from coolmomentum.torch import _coefficients as coefficients
+from coolmomentum.torch import _validation as validation
+from coolmomentum.torch._dispatch import Buckets, DispatchCache, apply_step, bucket_by_kernel
+from coolmomentum.torch._kernels import differentiable
+from coolmomentum.torch._reductions import pooled_sums_of_squares, sums_of_squares
+from coolmomentum.torch._tensors import Coefficients, Group, Number, TensorLists, scalar, to_local
+from coolmomentum.torch._validation import SCHEDULE_KEYS, SETTINGS, checked, plain
 
 
 class CoolMomentum(Optimizer):
@@ -83,19 +63,10 @@ class CoolMomentum(Optimizer):
     fused : True or False to choose; by default the fused kernel is used on the CPU. It is used only
         where it is right: float32, dense and equal layouts (on CUDA half precision too).
     capturable : keep clock and rho on the device, so that the step can be captured in a CUDA graph.
-    differentiable : keep the graph of the step, also to lr and weight_decay where they are tensors.
+    differentiable : keep the graph of the step, also to lr where it is a tensor.
     displacement_dtype : ``torch.float32`` keeps float32 displacements for half-precision
         parameters; by default they have the dtype of the parameter. The arithmetic of a step is
         float32 or better in any case.
-    track_temperature : let the step sum the squares of its displacements in its own pass over
-        memory, so that reading temperatures costs next to nothing. A Triton kernel does this on
-        CUDA for float32 and half precision, unless foreach or ``fused=False`` choose another way;
-        it has one launch for each parameter, best in a CUDA graph where they are many and small
-        (read after a replay). Elsewhere nothing changes: temperatures are summed when they are
-        read. So they are after a checkpoint is loaded, in another order, and the last digits may
-        differ. A displacement that you change yourself is summed anew if PyTorch counts the change
-        as one, which it does not through ``.data``, a DTensor or a collective; put a new tensor in
-        its place then.
 
     Raises
     ------
@@ -132,6 +103,8 @@ class CoolMomentum(Optimizer):
     (0.525390625, 0.0, 0.261856079...)
     """
 
+    _bath: Any = None  # a ThermalNoise, which says so itself
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -152,27 +125,8 @@ class CoolMomentum(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         displacement_dtype: torch.dtype | None = None,
-        track_temperature: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "total_steps": total_steps,
-            "rho0": rho0,
-            "law": law,
-            "warmup_steps": warmup_steps,
-            "warmup_clock": warmup_clock,
-            "hold_steps": hold_steps,
-            "schedule": schedule,
-            "weight_decay": weight_decay,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "displacement_dtype": displacement_dtype,
-            "track_temperature": track_temperature,
-        }
+        defaults = {name: value for name, value in locals().items() if name in SETTINGS}
         super().__init__(params, defaults | checked(defaults))
 
     @property
@@ -196,32 +150,28 @@ class CoolMomentum(Optimizer):
         """
         self._check_groups()
         if isinstance(param_group, dict):
-            # The clock of a group that comes from another optimizer is not that of this run.
+            # A group that comes from another optimizer has the step counter of another run.
             own = {name: x for name, x in param_group.items() if name not in _PUBLISHED}
             param_group = own | checked(own, self.defaults)
         super().add_param_group(param_group)
-        self._publish(self.param_groups[-1], self._running_clock())
+        try:
+            _start(self.param_groups[-1], self._running_step())
+        except Exception:  # a schedule that takes no tensor, in a capturable step
+            del self.param_groups[-1]
+            raise
         self._note_settings(len(self.param_groups) - 1)
 
-    def _running_clock(self) -> Tensor:
-        """A copy of the clock of a group, or of one that was taken out; 0 at the start."""
-        clocks = [group.get("cooling_step") for group in self.param_groups]
-        clocks.append(getattr(self, "_last_clock", None))
-        running = [clock for clock in clocks if isinstance(clock, Tensor)]
+    def _running_step(self) -> Tensor:
+        """A copy of the step counter of a group, or of one that was taken out; 0 at the start."""
+        steps = [group.get("cooling_step") for group in self.param_groups]
+        steps.append(getattr(self, "_last_step", None))
+        running = [step for step in steps if isinstance(step, Tensor)]
         return running[0].clone() if running else torch.zeros((), dtype=torch.int64, device="cpu")
 
-    def _publish(self, group: Group, clock: Tensor) -> None:
-        """Let a group begin at a clock, with what is to be read beside it."""
-        group["cooling_step"] = clock
-        group["cooling_lr"] = 1.0  # none yet; a displacement of 0 is cold by any but 0
-        group["cooling_idle"] = ""
-        place_clock(group)
-
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: the clock and the settings that were checked go along."""
-        kept = {name: self.__dict__[name] for name in _KEPT if name in self.__dict__}
+        """For copies and pickles: the step counter and the settings that were checked go along."""
         state: dict[str, Any] = super().__getstate__()
-        return state | kept
+        return state | {name: x for name, x in vars(self).items() if name in _KEPT}
 
     def extend(self, total_steps: int) -> None:
         """Cool over another number of steps from now on: "train longer".
@@ -270,11 +220,11 @@ class CoolMomentum(Optimizer):
                 )
             if (taken := int(group["cooling_step"])) > total_steps:
                 raise ValueError(f"total_steps must be >= the {taken} steps taken: {total_steps}")
-            extended.append(checked_cooling(group | {"total_steps": total_steps}, whole=True))
-        for group, cooling in zip(self.param_groups, extended, strict=True):
-            group.update(cooling)
-            refresh_rho(group)
-        for index in range(len(self.param_groups)):
+            new = group | {"total_steps": total_steps}
+            extended.append(validation.checked_cooling(new, whole=True))
+        for index, cooling in enumerate(extended):
+            self.param_groups[index].update(cooling)
+            coefficients.refresh_rho(self.param_groups[index])
             self._note_settings(index)
         if self.defaults["total_steps"] is not None:
             self.defaults["total_steps"] = total_steps
@@ -287,8 +237,10 @@ class CoolMomentum(Optimizer):
         NaN where a schedule of your own fails. On an accelerator (capturable) reading it waits.
         """
         self._check_groups()
-        rhos = [float(next_rho(group)) for group in self.param_groups]
+        rhos = [float(coefficients.next_rho(group)) for group in self.param_groups]
         return rhos[0] if len(set(rhos)) == 1 else rhos
+
+    # --- checkpoints ----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The checkpoint: clock, settings and displacements, without schedule callables.
@@ -308,12 +260,9 @@ class CoolMomentum(Optimizer):
             packed["state"] = plain(packed["state"])
 
         self._check_groups()
-        # As a hook, so that those of the user see what is saved, and may make of it what they like.
-        hook = self.register_state_dict_post_hook(without_callables, prepend=True)
-        try:
+        # A hook, so that the user's hooks see what is saved, and may make of it what they like.
+        with self.register_state_dict_post_hook(without_callables, prepend=True):
             return super().state_dict()
-        finally:
-            hook.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint, bit for bit.
@@ -336,93 +285,60 @@ class CoolMomentum(Optimizer):
         """
         self._check_groups()
         before = [dict(group) for group in self.param_groups]
-        seen: dict[str, Any] = {}
         _check_form(state_dict)
+        seen: dict[str, Any] = {}
 
         def check(_: Optimizer, loaded: dict[str, Any]) -> None:
             _check_form(loaded)
             seen.update(loaded)
             if len(loaded["param_groups"]) != len(before):
                 return  # torch refuses it
-            seen["groups"] = [
-                _continued(own, saved)
-                for own, saved in zip(before, loaded["param_groups"], strict=True)
-            ]
-            self._check_loaded_shapes(loaded)
+            groups = zip(before, loaded["param_groups"], strict=True)
+            seen["continued"] = [_continued(own, saved) for own, saved in groups]
+            for param, _group, displacement in _displacements_in(loaded, self.param_groups):
+                self._check_tensor(param, "displacement", displacement, param)
 
         def restore(_: Optimizer) -> None:
-            groups = zip(self.param_groups, seen["param_groups"], seen["groups"], strict=True)
-            for group, saved, continued in groups:
+            for group, continued in zip(self.param_groups, seen["continued"], strict=True):
                 group.update(continued)
-                for param, key in zip(group["params"], saved["params"], strict=True):
-                    # torch has cast it to the dtype of the parameter, which may be narrower.
-                    if "displacement" in seen["state"].get(key, {}):
-                        self.state[param]["displacement"] = seen["state"][key]["displacement"].to(
-                            device=param.device, dtype=displacement_dtype(param, group)
-                        )
-                place_clock(group)
+                coefficients.place_step_counter(group)
+            for param, group, displacement in _displacements_in(seen, self.param_groups):
+                # torch has cast it to the dtype of the parameter, which may be narrower.
+                dtype = validation.displacement_dtype(param, group)
+                self.state[param]["displacement"] = displacement.to(param.device, dtype)
             for index in range(len(self.param_groups)):
                 self._note_settings(index)
+            self.__dict__.pop("_dispatch", None)  # it holds the displacements of before
 
-        # As hooks, because the hooks of the user before them may change what is loaded, and those
-        # after them may look at it.
-        hooks = (
+        # Hooks, because the user's hooks before them may change what is loaded, and those after
+        # them may look at it.
+        with (
             self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(restore, prepend=True),
-        )
-        try:
+        ):
             super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
         for own, saved in zip(before, seen["param_groups"], strict=True):
             if message := _difference(own, saved):
                 warnings.warn(message, stacklevel=2)
                 break
 
-    def _check_loaded_shapes(self, loaded: dict[str, Any]) -> None:
-        """Refuse displacements that are not of their parameter's shape and kind, or of none."""
-        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-            for param, key in zip(group["params"], saved["params"], strict=False):
-                state = loaded["state"].get(key, {})
-                if "displacement" in state:
-                    self._check_tensor(param, "displacement", state["displacement"], param)
-
     def _check_tensor(self, param: Tensor, name: str, value: Any, like: Tensor) -> None:
-        """Refuse what a kernel cannot take beside a parameter, or would take for something else."""
-        text = f"the {name} of parameter {self._label(param)!r} must "
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{text}be a tensor: {value!r}")
-        if value.shape != like.shape:
-            raise ValueError(f"{text}have its shape, {tuple(like.shape)}: {tuple(value.shape)}")
-        if not (value.is_floating_point() or value.is_complex()):
-            raise TypeError(f"{text}be of floating point: {value.dtype}")
-        if value.is_complex() and not like.is_complex():
-            raise TypeError(f"{text}be real, as the parameter is: {value.dtype}")
-        # A gradient is only read, and autograd expands that of a sum.
-        if value.layout != torch.strided or (name != "gradient" and _overlaps(value)):
-            raise ValueError(f"{text}be dense and have a place for each number: {value.layout}")
+        """Refuse a gradient or displacement that a kernel cannot take with the parameter."""
+        text = f"the {name} of parameter {self._labels()[param]!r}"
+        validation.check_tensor(text, value, like, read_only=name == "gradient")
 
-    def _label(self, param: Tensor) -> str | int:
-        """The name of a parameter where it is known, else its place in the optimizer."""
-        return next(label for label, other in self._labelled() if other is param)
+    def _labels(self) -> dict[Tensor, str | int]:
+        """Parameters with a label each: their name where it is known, else their place.
 
-    def _labelled(self) -> Iterator[tuple[str | int, Tensor]]:
-        """Parameters with a label each; a name that comes again gets a number, ``weight#2``."""
-        place = 0
-        taken = {name for group in self.param_groups for name in group.get("param_names", ())}
-        seen: set[str | int] = set()
+        A name that comes again gets a number, ``weight#2``.
+        """
+        labels: dict[Tensor, str | int] = {}
         for group in self.param_groups:
             names = group.get("param_names", ())
             for i, param in enumerate(group["params"]):
-                name = label = names[i] if i < len(names) else place
-                count = 1
-                while label in seen or (count > 1 and label in taken):
-                    count += 1
-                    label = f"{name}#{count}"
-                seen.add(label)
-                yield label, param
-                place += 1
+                labels[param] = names[i] if i < len(names) else len(labels)
+        unique: Any = Layout.of(labels.values(), ()).parameters
+        return dict(zip(labels, unique, strict=True))
 
     # --- the step -------------------------------------------------------------------------------
 
@@ -455,64 +371,145 @@ class CoolMomentum(Optimizer):
 
     def _step(self) -> None:
         self._check_groups()
-        if torch.compiler.is_compiling():
-            work = self._prepared()
-        else:  # all that may fail comes before anything has changed
-            fresh = self.__dict__["_fresh"] = []  # not in a copy or pickle
-            try:
-                work = self._prepared()
-            except Exception:
-                self._forget(fresh)
-                raise
         past_end = []
-        for group, tensors, step, here, way in work:
+        for group, tensors, step, local, buckets in self._prepared():
             if (scale := getattr(self, "grad_scale", None)) is not None:
-                for grad in tensors.grads:
-                    local(grad).div_(scale.reshape(()).to(grad.device))
+                for param in tensors.params:
+                    to_local(cast(Tensor, param.grad)).div_(scale.reshape(()).to(param.device))
             if group["differentiable"]:
-                for param, grad, displacement in tensors.triples():
-                    moved = differentiable_step(param, grad, displacement, step)
+                for param, grad, displacement in tensors.zipped():
+                    moved = differentiable(param, grad, displacement, step)
                     self.state[param]["displacement"] = moved
             else:
-                known_squares.forget(here.displacements)
-                take_step(here, step, way)
+                apply_step(local, step, buckets)
             if group["cooling_idle"] or len(tensors.params) != len(group["params"]):
-                group["cooling_idle"] = ",".join(
-                    [str(i) for i, param in enumerate(group["params"]) if param.grad is None]
-                )
-            if tick(group, step.lr):
+                idle = [str(i) for i, param in enumerate(group["params"]) if param.grad is None]
+                group["cooling_idle"] = ",".join(idle)
+            if coefficients.advance_step(group, step.lr):
                 past_end.append(group)
         if past_end:
             self._warn_of_the_end(past_end[0])
 
-    def _prepared(self) -> list[tuple[Group, Tensors, Step, Tensors, Ways]]:
-        """What a step moves and how, group by group; nothing if no parameter has a gradient."""
+    def _prepared(self) -> list[tuple[Group, TensorLists, Coefficients, TensorLists, Buckets]]:
+        """What a step moves and how, group by group; nothing if no parameter has a gradient.
+
+        All that may fail comes here, before anything has changed.
+        """
+        if torch.compiler.is_compiling():
+            return self._plan()
+        fresh: list[Tensor] = []  # not in a copy or pickle
+        self.__dict__["_fresh"] = fresh
+        try:
+            return self._plan()
+        except Exception:
+            for param in fresh:
+                del self.state[param]["displacement"]
+                if not self.state[param]:
+                    del self.state[param]
+            raise
+
+    def _plan(self) -> list[tuple[Group, TensorLists, Coefficients, TensorLists, Buckets]]:
         every = []
         for group in self.param_groups:
             params: list[Tensor] = []
             grads: list[Tensor] = []
             displacements: list[Tensor] = []
             self._init_group(group, params, grads, displacements)
-            every.append(Tensors(params, grads, displacements))
+            every.append(TensorLists(params, grads, displacements))
         if not any([tensors.params for tensors in every]) and self._has_parameters():
             return []
-        groups = list(enumerate(zip(self.param_groups, every, strict=True)))
-        steps = [step_of(group) for group in self.param_groups]
-        ways = [self._ways(i, tensors, group) for i, (group, tensors) in groups]
+        steps = [coefficients.coefficients_for(group) for group in self.param_groups]
+        if self._bath is not None:
+            every = self._forced(every, steps)
         return [
-            (group, tensors, step, *way)
-            for (_, (group, tensors)), step, way in zip(groups, steps, ways, strict=True)
+            (group, tensors, step, *self._bucketed(index, group, tensors))
+            for index, (group, tensors, step) in enumerate(
+                zip(self.param_groups, every, steps, strict=True)
+            )
         ]
 
-    def _forget(self, fresh: list[Tensor]) -> None:
-        """Take back the displacements at rest that a step which failed had made."""
-        for param in fresh:
-            del self.state[param]["displacement"]
-            if not self.state[param]:
-                del self.state[param]
+    def _forced(self, every: list[TensorLists], steps: list[Coefficients]) -> list[TensorLists]:
+        """The lists with other gradients, unscaled, to which the random forces were added."""
+        places = {p: i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
+        scale = getattr(self, "grad_scale", None)
+        forced = []
+        for group, tensors, step in zip(self.param_groups, every, steps, strict=True):
+            grads = tensors.grads
+            if scale is not None:
+                grads = [grad / scale.reshape(()).to(grad.device) for grad in grads]
+            grads = self._bath.forced(group, [places[p] for p in tensors.params], grads, step)
+            forced.append(tensors._replace(grads=grads))
+        return forced
+
+    def _init_group(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Tensor],
+        displacements: list[Tensor],
+    ) -> None:
+        """Fill the lists with what has a gradient. torch.compile wants this name and the lists."""
+        found = [param.grad for param in group["params"]]
+        grads.extend([grad for grad in found if grad is not None])
+        params.extend(group["params"])
+        if len(grads) < len(found):
+            params[:] = [p for p, grad in zip(params, found, strict=True) if grad is not None]
+        state = self.state
+        try:  # to look each up once: with many small tensors this is a good part of a step
+            displacements.extend([*map(_DISPLACEMENT, map(state.__getitem__, params))])
+        except KeyError:
+            for param in params:
+                if "displacement" not in state[param]:
+                    state[param]["displacement"] = validation.zero_displacement(param, group)
+                    self.__dict__.setdefault("_fresh", []).append(param)
+            displacements.extend([state[param]["displacement"] for param in params])
+
+    def _bucketed(
+        self, index: int, group: Group, tensors: TensorLists
+    ) -> tuple[TensorLists, Buckets]:
+        """What this process has of the tensors, and the kernel of each.
+
+        As in the last step, if the tensors look the same, which includes their shapes.
+        """
+        if group["differentiable"]:
+            self._check_tensors(group, tensors, tensors)
+            return tensors, []
+        local = tensors.to_local()
+        if torch.compiler.is_compiling():
+            self._check_tensors(group, tensors, local)
+            return local, bucket_by_kernel(local, group)
+        caches: dict[int, DispatchCache] = self.__dict__.setdefault("_dispatch", {})
+        if index not in caches or not caches[index].matches(local, group):
+            caches.pop(index, None)
+            self._check_tensors(group, tensors, local)
+            caches[index] = DispatchCache(local, group)
+        return local, caches[index].buckets
+
+    def _check_tensors(self, group: Group, tensors: TensorLists, local: TensorLists) -> None:
+        """Refuse gradients and displacements that are not of the shape of their parameter.
+
+        Kernels do not look: they would read and write outside of the memory.
+        """
+        if not _STRIDED.issuperset(map(_LAYOUT, local.grads)):
+            raise RuntimeError("CoolMomentum does not support sparse gradients")
+        if group["fused"]:
+            validation.check_fused(tensors.params)
+        for param, (x, grad, displacement) in zip(tensors.params, local.zipped(), strict=True):
+            for name, value in (("gradient", grad), ("displacement", displacement)):
+                self._check_tensor(param, name, value, x)
+                if value.device != x.device:
+                    raise ValueError(
+                        f"the {name} of parameter {self._labels()[param]!r} must be on its device, "
+                        f"{x.device}: {value.device}"
+                    )
+            if not validation.has_a_place_for_each(x):
+                raise ValueError(
+                    f"parameter {self._labels()[param]!r} must have a place for each number: "
+                    f"strides {x.stride()}"
+                )
 
     def _has_parameters(self) -> bool:
-        """False in a process that has none, as under ZeroRedundancyOptimizer; its clock runs on."""
+        """False in a process that has none, as under ZeroRedundancyOptimizer: it counts on."""
         return any([group["params"] for group in self.param_groups])
 
     def _check_groups(self) -> None:
@@ -522,39 +519,34 @@ class CoolMomentum(Optimizer):
         # Not self.__dict__: Lightning's wrapper poses as this class and has what it wraps alone.
         known = getattr(self, "_known", {})
         for index, group in enumerate(self.param_groups):
-            noted = known.get(index, (None, None, None))
-            *now, clock = self._settings_of(group)
-            if clock is noted[2] and now == [*noted[:2]] and _is_good_rate(group.get("lr")):
-                continue
-            for name, default in self.defaults.items():
-                group.setdefault(name, default)
-            new = dict(group)
-            if noted[1] and new["schedule"] is not None and new["schedule"] is not noted[1][0]:
-                new |= dict.fromkeys(COOLING)  # a new schedule replaces the numbers
-            settings = checked(new, whole=True)
-            settings["lr"] = group["lr"] if isinstance(group["lr"], Tensor) else settings["lr"]
-            group.update(settings)
-            clock, idle = group.get("cooling_step"), group.get("cooling_idle")
-            if clock is None or clock is not noted[2]:
-                lr = group.get("cooling_lr", 1.0)
-                self._publish(group, self._running_clock() if clock is None else _as_clock(clock))
-                group["cooling_lr"] = lr
-                place_clock(group)
-            group["cooling_idle"] = idle if isinstance(idle, str) else ""
-            refresh_rho(group)
-            self._note_settings(index)
+            noted = known.get(index, [None])
+            now = [*map(group.get, _NOTED)]
+            is_noted = len(now) == len(noted) and all(map(is_, now, noted))
+            if not (is_noted and group.keys() >= _PUBLISHED and _is_good_rate(group.get("lr"))):
+                self._adopt(group, *noted)
+                self._note_settings(index)
 
-    def _settings_of(self, group: Group) -> tuple[list[type], list[Any], Any]:
-        """What tells whether a group was edited: types, values, and the clock it had."""
-        values = [group.get(name) for name in _CHECKED]
-        published = all(name in group for name in _PUBLISHED)
-        return list(map(type, values)), values, group.get("cooling_step") if published else None
+    def _adopt(self, group: Group, schedule: Any, step: Any = None, *_: Any) -> None:
+        """Make a group whole that was edited since its schedule, step and the rest were noted."""
+        for name, default in self.defaults.items():
+            group.setdefault(name, default)
+        new = dict(group)
+        if step is not None and new["schedule"] is not None and new["schedule"] is not schedule:
+            new |= dict.fromkeys(SCHEDULE_KEYS)  # a new schedule replaces the numbers
+        group.update(checked(new, whole=True))
+        idle = group.get("cooling_idle")
+        given = group.get("cooling_step")
+        if given is None or given is not step or not group.keys() >= _PUBLISHED:
+            counted = self._running_step() if given is None else _as_step_counter(given)
+            _start(group, counted, group.get("cooling_lr", 1.0))
+        group["cooling_idle"] = idle if isinstance(idle, str) else ""
+        coefficients.refresh_rho(group)
 
     def _note_settings(self, index: int) -> None:
         if not hasattr(self, "_known"):
-            self._known: dict[int, tuple[Any, ...]] = {}
-        self._known[index] = self._settings_of(self.param_groups[index])
-        self.__dict__["_last_clock"] = self.param_groups[index]["cooling_step"]
+            self._known: dict[int, list[Any]] = {}
+        self._known[index] = [*map(self.param_groups[index].get, _NOTED)]
+        self.__dict__["_last_step"] = self.param_groups[index]["cooling_step"]
 
     def _warn_of_the_end(self, group: Group) -> None:
         if not self.__dict__.get("_has_warned"):
@@ -567,78 +559,6 @@ class CoolMomentum(Optimizer):
                 stacklevel=_level_of_the_caller(),
             )
 
-    def _ways(self, index: int, tensors: Tensors, group: Group) -> tuple[Tensors, Ways]:
-        """What this process has of the tensors, and the path of each.
-
-        By the dispatch of the last step if that still fits, which wants the same shapes again.
-        """
-        if group["differentiable"]:
-            self._check_shapes(tensors, tensors)
-            return tensors, []
-        here = tensors.here()
-        if torch.compiler.is_compiling():
-            self._check_shapes(tensors, here)
-            return here, sort_out(here, group)
-        plans: dict[int, Plan] = self.__dict__.setdefault("_plans", {})  # not in a copy or pickle
-        if index not in plans or not plans[index].fits(here, group):
-            plans.pop(index, None)
-            self._check_shapes(tensors, here)
-            plans[index] = Plan(here, group)
-        return here, plans[index].ways
-
-    def _check_shapes(self, tensors: Tensors, here: Tensors) -> None:
-        """Refuse gradients and displacements that are not of the shape of their parameter.
-
-        Kernels do not look: they would read and write outside of the memory.
-        """
-        for param, (x, grad, displacement) in zip(tensors.params, here.triples(), strict=True):
-            for name, value in (("gradient", grad), ("displacement", displacement)):
-                self._check_tensor(param, name, value, x)
-                if value.device != x.device:
-                    raise ValueError(
-                        f"the {name} of parameter {self._label(param)!r} must be on its device, "
-                        f"{x.device}: {value.device}"
-                    )
-            if _overlaps(x):
-                raise ValueError(
-                    f"parameter {self._label(param)!r} must have a place for each number: "
-                    f"strides {x.stride()}"
-                )
-
-    def _init_group(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        displacements: list[Tensor],
-    ) -> None:
-        """Fill the lists with what has a gradient. The name and the lists are torch.compile's."""
-        found = [param.grad for param in group["params"]]
-        grads.extend([grad for grad in found if grad is not None])
-        if any([grad.layout in _SPARSE for grad in grads]):
-            raise RuntimeError("CoolMomentum does not support sparse gradients")
-        if len(grads) == len(found):
-            params.extend(group["params"])
-        else:
-            of_all = zip(group["params"], found, strict=True)
-            params.extend([param for param, grad in of_all if grad is not None])
-        if group["fused"]:
-            check_fused(params)
-        state = self.state
-        try:  # to look each up once: with many small tensors this is a good part of a step
-            displacements.extend([state[param]["displacement"] for param in params])
-        except KeyError:
-            self._add_displacements(params, group)
-            displacements.extend([state[param]["displacement"] for param in params])
-
-    def _add_displacements(self, params: list[Tensor], group: Group) -> None:
-        """At rest, for those parameters that have none."""
-        for param in params:
-            state = self.state[param]
-            if "displacement" not in state:
-                state["displacement"] = at_rest(param, group)
-                self.__dict__.setdefault("_fresh", []).append(param)
-
     def _is_dry_run(self) -> bool:
         """Whether this is the step by which torch.distributed.checkpoint makes state appear.
 
@@ -648,13 +568,13 @@ class CoolMomentum(Optimizer):
         """
         if torch.compiler.is_compiling() or any("displacement" in x for x in self.state.values()):
             return False
-        if not all(_number(group["lr"]) == 0 for group in self.param_groups):
+        if any(torch.as_tensor(group["lr"]).item() for group in self.param_groups):
             return False
-        every = [param.grad for group in self.param_groups for param in group["params"]]
         if not self._has_parameters():  # nothing tells it from a warm-up from 0, which comes first
             return any(int(group["cooling_step"]) for group in self.param_groups)
+        every = [param.grad for group in self.param_groups for param in group["params"]]
         grads = [grad for grad in every if grad is not None]
-        if any(grad.layout in _SPARSE for grad in grads):
+        if not _STRIDED.issuperset(map(_LAYOUT, grads)):
             return False
         # Summed over all shards, so that every process comes to the same answer.
         if grads and bool(sums_of_squares([(grad != 0).float() for grad in grads]).any()):
@@ -684,7 +604,7 @@ class CoolMomentum(Optimizer):
         until it is read, with ``float(...)`` say. 0 before the first step. With sharded parameters
         (DTensor) it is the global one, and every process has to call this.
         """
-        return self._pooled(in_units_of_lr=True)
+        return self._means(over_lr=True, apart=False)[0]
 
     def rescaled_temperature(self) -> Tensor:
         """Mean squared displacement ``T dt**2`` of the last step, over all parameters.
@@ -693,7 +613,7 @@ class CoolMomentum(Optimizer):
         -------
         0-d float64 tensor, as :meth:`temperature`
         """
-        return self._pooled(in_units_of_lr=False)
+        return self._means(over_lr=False, apart=False)[0]
 
     def temperatures(self) -> dict[str | int, Tensor]:
         """:meth:`temperature` of each parameter by itself.
@@ -703,37 +623,36 @@ class CoolMomentum(Optimizer):
         dict of 0-d float64 tensors, by the name of a trainable parameter where the optimizer was
         made with ``model.named_parameters()``, else by its place among the parameters, from 0
         """
-        return self._apart(in_units_of_lr=True)
+        return self._apart(over_lr=True)
 
     def rescaled_temperatures(self) -> dict[str | int, Tensor]:
         """:meth:`rescaled_temperature` of each parameter by itself, as :meth:`temperatures`."""
-        return self._apart(in_units_of_lr=False)
+        return self._apart(over_lr=False)
+
+    def _apart(self, over_lr: bool) -> dict[str | int, Tensor]:
+        labels = self._labels()
+        params = [param for _, params, _ in self._moved() for param in params]
+        means = self._means(over_lr, apart=True)
+        return {labels[param]: mean for param, mean in zip(params, means, strict=True)}
 
     @torch.no_grad()
-    def _pooled(self, in_units_of_lr: bool) -> Tensor:
-        groups = self._displacements()
-        sums = pooled_sums_of_squares([displacements for _, displacements in groups])
-        total = DisplacementSum()
-        for (params, _), square, lr in zip(groups, sums, self._units(in_units_of_lr), strict=True):
-            total = total.merge(DisplacementSum(_over(square, lr), _size(params), 1))
-        mean = total.read()
-        if isinstance(mean, Tensor):
-            return mean
-        return torch.tensor(mean, dtype=torch.float64, device="cpu")
+    def _means(self, over_lr: bool, apart: bool) -> list[Tensor]:
+        """Mean squared displacements, over the learning rate or not: of each parameter or all."""
+        parts = self._moved()
+        if apart:
+            parts = [
+                (lr, [p], [dx]) for lr, ps, dxs in parts for p, dx in zip(ps, dxs, strict=True)
+            ]
+        squares = pooled_sums_of_squares([displacements for _, _, displacements in parts])
+        sums = [
+            DisplacementSum(_over(square, lr if over_lr else 1.0), _size(params), 1)
+            for (lr, params, _), square in zip(parts, squares, strict=True)
+        ]
+        sums = sums if apart else [reduce(DisplacementSum.merge, sums, DisplacementSum())]
+        return [_as_tensor(x.read()) for x in sums]
 
-    @torch.no_grad()
-    def _apart(self, in_units_of_lr: bool) -> dict[str | int, Tensor]:
-        groups = self._displacements()
-        sums = iter(sums_of_squares([x for _, displacements in groups for x in displacements]))
-        labels = {param: label for label, param in self._labelled()}
-        return {
-            labels[param]: DisplacementSum(_over(next(sums), lr), _size([param]), 1).read()
-            for (params, _), lr in zip(groups, self._units(in_units_of_lr), strict=True)
-            for param in params
-        }
-
-    def _displacements(self) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """For each group the parameters that moved or are trainable, and how they moved last."""
+    def _moved(self) -> list[tuple[Number, list[Tensor], list[Tensor]]]:
+        """For each group its last learning rate, what moved or is trainable, and how it moved."""
         self._check_groups()
         at_rest = torch.zeros((), device="cpu")  # of one that the last step left alone
         groups = []
@@ -744,39 +663,35 @@ class CoolMomentum(Optimizer):
                 for i, p in enumerate(group["params"])
             ]
             pairs = [(p, dx) for p, dx in pairs if p.requires_grad or dx is not at_rest]
-            groups.append(([p for p, _ in pairs], [dx for _, dx in pairs]))
+            lr = scalar(group["cooling_lr"])
+            groups.append((lr, [p for p, _ in pairs], [dx for _, dx in pairs]))
         return groups
-
-    def _units(self, in_units_of_lr: bool) -> list[Number]:
-        """For each group what its squared displacements are to be divided by."""
-        return [
-            scalar(group["cooling_lr"]) if in_units_of_lr else 1.0 for group in self.param_groups
-        ]
 
 
 # What a group publishes, and settings of the cooling, which are checked when they change.
-_PUBLISHED = ("cooling_step", "cooling_rho", "cooling_lr", "cooling_idle")
-_CHECKED = ("schedule", *COOLING, *FLAGS, "weight_decay", "foreach", "fused", "displacement_dtype")
-_KEPT = ("_known", "_last_clock")  # beside what torch copies
+_PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
+_NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
+_KEPT = ("_known", "_last_step", "_bath")  # beside what torch copies
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
-_SPARSE = {
-    torch.sparse_coo,
-    torch.sparse_csr,
-    torch.sparse_csc,
-    torch.sparse_bsr,
-    torch.sparse_bsc,
-}
+_STRIDED, _LAYOUT, _DISPLACEMENT = {torch.strided}, attrgetter("layout"), itemgetter("displacement")
+
+
+def _start(group: Group, step: Tensor, lr: Number = 1.0) -> None:
+    """Let a group begin at a step, with what is to be read from it.
+
+    There is no last learning rate yet; a displacement of 0 is cold by any but 0.
+    """
+    group.update(cooling_step=step, cooling_lr=lr, cooling_idle="")
+    coefficients.place_step_counter(group)
 
 
 def _check_form(state_dict: Any) -> None:
     """Refuse what is no checkpoint of this optimizer, before any of it is used."""
-    groups = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
-    state = state_dict.get("state") if isinstance(state_dict, dict) else None
-    if (
-        not isinstance(groups, list)
-        or not isinstance(state, dict)
-        or not all(isinstance(group, dict) and "params" in group for group in groups)
-        or not all("cooling_step" in group for group in groups)
+    saved = state_dict if isinstance(state_dict, dict) else {}
+    groups: Any = saved.get("param_groups")
+    state: Any = saved.get("state")
+    if not (isinstance(groups, list) and isinstance(state, dict)) or not all(
+        isinstance(group, dict) and {"params", "cooling_step"} <= group.keys() for group in groups
     ):
         raise ValueError(
             "state_dict must be of a CoolMomentum: to start anew from the weights of another "
@@ -790,36 +705,39 @@ def _check_form(state_dict: Any) -> None:
             raise ValueError(f"state_dict must list in its groups each parameter: {key!r}")
 
 
+def _displacements_in(
+    saved: dict[str, Any], groups: list[Group]
+) -> Iterator[tuple[Tensor, Group, Any]]:
+    """Parameters, their groups, and their displacements in a checkpoint that has them."""
+    for group, theirs in zip(groups, saved["param_groups"], strict=True):
+        for param, key in zip(group["params"], theirs["params"], strict=False):
+            if "displacement" in (state := saved["state"].get(key, {})):
+                yield param, group, state["displacement"]
+
+
 def _continued(own: Group, saved: Group) -> Group:
     """What a group becomes when it continues a saved one; raises if that cannot be."""
     kept = {name: own[name] for name in own if name not in saved}  # say, flags of later versions
-    clock = clock_of(saved["cooling_step"])
+    step = torch.tensor(
+        validation.checked_step(saved["cooling_step"]), dtype=torch.int64, device="cpu"
+    )
+    names = ("schedule", *SCHEDULE_KEYS)
     # A function of the step is not in the checkpoint.
-    if own["schedule"] is not None or saved.get("schedule") is not None:
-        cooling = {name: own[name] for name in ("schedule", *COOLING)}
-    else:
-        cooling = {}
-    settings = checked(own | saved | cooling, whole=True)
-    cooling = {name: settings[name] for name in ("schedule", *COOLING)}
-    return kept | cooling | {"cooling_step": torch.tensor(clock, dtype=torch.int64, device="cpu")}
+    follows = own["schedule"] is not None or saved.get("schedule") is not None
+    settings = checked(own | saved | {k: own[k] for k in names if follows}, whole=True)
+    return kept | {name: settings[name] for name in names} | {"cooling_step": step}
 
 
-def _as_clock(value: Any) -> Tensor:
-    """A clock that somebody wrote into a group."""
+def _as_step_counter(value: Any) -> Tensor:
+    """A number of steps that somebody wrote into a group."""
     if isinstance(value, Tensor) and type(value) is not Tensor:
         return value  # of FakeTensorMode, without a value
-    return torch.tensor(clock_of(value), dtype=torch.int64, device="cpu")
+    return torch.tensor(validation.checked_step(value), dtype=torch.int64, device="cpu")
 
 
 def _is_good_rate(lr: Any) -> bool:
     """Whether a learning rate needs no closer look; a tensor of one is not waited for."""
     return (type(lr) is float and 0 <= lr < math.inf) or isinstance(lr, Tensor)
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    """Whether some of its numbers share their place in memory."""
-    sizes = zip(tensor.stride(), tensor.shape, strict=True)
-    return tensor.numel() > 0 and any([stride == 0 and size > 1 for stride, size in sizes])
 
 
 def _level_of_the_caller() -> int:
@@ -839,7 +757,7 @@ def _difference(own: Group, saved: Group) -> str:
         return "" if followed else "the checkpoint did not follow this optimizer's own schedule"
     if followed:
         return "the checkpoint followed a schedule of its own, which it does not hold"
-    names = [name for name in COOLING if name in saved and saved[name] != own[name]]
+    names = [name for name in SCHEDULE_KEYS if name in saved and saved[name] != own[name]]
     changes = ", ".join(f"{name}={saved[name]!r} replaces {own[name]!r}" for name in names)
     return changes and (
         f"of the checkpoint, {changes}; to train for longer than planned call "
@@ -849,22 +767,18 @@ def _difference(own: Group, saved: Group) -> str:
 
 def _over(square: Number, lr: Number) -> Number:
     """``square / lr``; where lr is 0 infinite, and 0 at rest."""
-    if not isinstance(lr, Tensor) and lr:
-        return square / lr
     if not isinstance(lr, Tensor) and not isinstance(square, Tensor):
-        return square and math.inf
-    quotient: Any = square / lr if isinstance(lr, Tensor) else square * math.inf
-    moved = square if isinstance(square, Tensor) else torch.full_like(quotient, square)
-    return torch.where(moved == 0, torch.zeros_like(quotient), quotient)
+        return square / lr if lr else square and math.inf
+    square = square if isinstance(square, Tensor) else torch.full_like(lr, square)  # type: ignore[arg-type]
+    return torch.where(square == 0, torch.zeros_like(square), square / lr)
 
 
 def _size(params: list[Tensor]) -> int:
-    """How many real numbers there are in the tensors."""
-    if any([param.is_complex() for param in params]):
-        return sum(coordinates(param, xp=xp) for param in params)
-    return sum([param.numel() for param in params])  # the same, many times faster
+    """How many real numbers there are in the tensors; a complex one is two."""
+    return sum([param.numel() * (1 + param.is_complex()) for param in params])
 
 
-def _number(value: float | Tensor) -> float:
-    """As ``float(...)``, which warns of a tensor that requires a gradient."""
-    return value.item() if isinstance(value, Tensor) else value
+def _as_tensor(mean: Number) -> Tensor:
+    if isinstance(mean, Tensor):
+        return mean
+    return torch.tensor(mean, dtype=torch.float64, device="cpu")

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from coolmomentum.portable import PortableState, require_serialisable, unique
 from coolmomentum.schedules import CoolingSchedule, Schedule
-from coolmomentum.torch._clock import place_clock
+from coolmomentum.torch._coefficients import place_step_counter
 from coolmomentum.torch._optimizer import CoolMomentum
-from coolmomentum.torch._settings import COOLING, Group, at_rest
+from coolmomentum.torch._tensors import Group
+from coolmomentum.torch._validation import SCHEDULE_KEYS, zero_displacement
 
 NamedParameters = Iterable[tuple[str, Tensor]]
 T = TypeVar("T")
@@ -26,6 +27,10 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     named_parameters : ``model.named_parameters()``, or other pairs of a name and a parameter. Those
         that the optimizer does not have are left out.
 
+    Returns
+    -------
+    the clock, the schedule, the learning rate, and a displacement for each name
+
     Raises
     ------
     TypeError
@@ -36,7 +41,7 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     Examples
     --------
     >>> import torch
-    >>> from coolmomentum.torch import CoolMomentum, import_state, export_state
+    >>> from coolmomentum.torch import CoolMomentum, export_state
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> optimizer = CoolMomentum(model.parameters(), lr=0.25, total_steps=2, rho0=0.75)
     >>> model(torch.ones(1)).backward()
@@ -44,10 +49,6 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     >>> saved = export_state(optimizer, model.named_parameters())
     >>> saved.clock, saved.displacements
     (1, {'weight': array([[-0.21875]], dtype=float32)})
-    >>> again = CoolMomentum(model.parameters(), saved.learning_rate, schedule=saved.cooling)
-    >>> import_state(again, model.named_parameters(), saved)
-    >>> again.temperature() == optimizer.temperature()
-    tensor(True)
     """
     optimizer._check_groups()
     named = _named(optimizer, named_parameters)
@@ -84,19 +85,33 @@ def import_state(
     ValueError
         If names or shapes differ, a parameter is sharded, or a parameter group cools in another
         way. Nothing has been changed then.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from coolmomentum.torch import CoolMomentum, import_state, export_state
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> optimizer = CoolMomentum(model.parameters(), lr=0.25, total_steps=2, rho0=0.75)
+    >>> model(torch.ones(1)).backward()
+    >>> optimizer.step()
+    >>> saved = export_state(optimizer, model.named_parameters())
+    >>> again = CoolMomentum(model.parameters(), saved.learning_rate, schedule=saved.cooling)
+    >>> import_state(again, model.named_parameters(), saved)
+    >>> again.temperature() == optimizer.temperature()
+    tensor(True)
     """
     named = _named(optimizer, named_parameters)
     shapes = {name: tuple(param.shape) for name, (param, _) in named.items()}
     for group in optimizer.param_groups:
         loaded = saved.displacements_for(shapes, _cooling(group))
     for name, (param, group) in named.items():
-        displacement = at_rest(param, group)
+        displacement = zero_displacement(param, group)
         optimizer.state[param]["displacement"] = displacement.copy_(torch.from_numpy(loaded[name]))
     for group in optimizer.param_groups:
         group["cooling_step"] = torch.tensor(saved.clock, dtype=torch.int64, device="cpu")
         group["cooling_lr"] = saved.last_learning_rate
         group["cooling_idle"] = ""
-        place_clock(group)
+        place_step_counter(group)
     optimizer._check_groups()
 
 
@@ -127,7 +142,7 @@ def _named(
 
 def _cooling(group: Group) -> Schedule:
     schedule: Schedule | None = group["schedule"]
-    return schedule or CoolingSchedule(**{name: group[name] for name in COOLING})
+    return schedule or CoolingSchedule(**{name: group[name] for name in SCHEDULE_KEYS})
 
 
 def _one_for_all(name: str, values: list[T]) -> T:

@@ -14,9 +14,9 @@ from coolmomentum import _check
 from coolmomentum import thermometer as core
 from coolmomentum.temperature import coordinates
 from coolmomentum.torch import _dynamics as dynamics
-from coolmomentum.torch._dynamics import Before, Told, difference
-from coolmomentum.torch._paths import Number
-from coolmomentum.torch._thermometry import all_reduced, device_of, dot, real_part_here, sum_dtype
+from coolmomentum.torch._dynamics import Before, Override, difference
+from coolmomentum.torch._reductions import all_reduced, device_of, dot, local_real_view, sum_dtype
+from coolmomentum.torch._tensors import Number
 
 
 class Thermometer:
@@ -115,8 +115,8 @@ class Thermometer:
         *,
         every: int = core.EVERY,
         span: int = core.SPAN,
-        rho: Told = None,
-        dt2: Told = None,
+        rho: Override = None,
+        dt2: Override = None,
         also: Iterable[Tensor] = (),
         named_parameters: Iterable[tuple[str, Tensor]] = (),
     ) -> None:
@@ -154,12 +154,15 @@ class Thermometer:
         Warns
         -----
         UserWarning
-            Once, if nothing was measured in the window: the warning says why.
+            Once, if nothing was measured in the window, or the walk is more than 5 per cent hotter
+            than its bath: the warning says why.
         """
         _check.flag("reset", reset)
         sums = self._window.sums.cpu().double().numpy()  # the one thing that waits
-        reading = core.report(core.Window(sums, self._window.counts), self._layout, by)
+        window = core.Window(sums, self._window.counts)
+        reading = core.report(window, self._layout, by)
         why = self._why or core.why_unmeasured(self._window, self._sampling)
+        why = why or core.why_hotter(core.report(window, self._layout), self._layout)
         if why and self._params and not self._warned:
             self._warned = True
             warnings.warn(why, stacklevel=2)
@@ -229,6 +232,7 @@ class Thermometer:
         self._settings = [
             dynamics.settings_of(optimizer, group, self._rho, self._dt2) for group in groups
         ]
+        self._bath = dynamics.bath_of(optimizer)
         self._befores = [
             dynamics.before(optimizer, groups[i], x, self._settings[i], self._closure)
             for i, x in zip(self._group_of, self._params, strict=False)
@@ -247,12 +251,12 @@ class Thermometer:
             pairs = zip(self._params, self._befores, strict=False)
             now = [dynamics.displacement(self._optimizer, x, before, keep) for x, before in pairs]
             also = zip(self._also, self._also_before, strict=True)
-            now += [difference(real_part_here(x), before) for x, before in also]
+            now += [difference(local_real_view(x), before) for x, before in also]
             if self._params and self._sampling.measures(self._n):
                 self._measure(now)
             self._previous = now if keep else None
         if self._looks_at(self._n + 1):
-            self._also_before = [real_part_here(x).clone() for x in self._also]
+            self._also_before = [local_real_view(x).clone() for x in self._also]
         if not self._is_last():
             self._handles[0].remove()
             self._handles[0] = self._optimizer.register_step_pre_hook(self._before)
@@ -293,7 +297,7 @@ class Thermometer:
         self._window = core.Window.empty(zeros.to(sum_dtype(zeros)), xp=xp)
         self._n = 0
         self._forget()
-        self._also_before = [real_part_here(x).clone() for x in self._also]
+        self._also_before = [local_real_view(x).clone() for x in self._also]
 
     def _followed(self) -> list[Tensor]:
         groups = self._optimizer.param_groups
@@ -304,7 +308,7 @@ class Thermometer:
         self._start, self._previous, self._befores, self._also_before = None, None, None, []
 
     def _copies(self) -> list[Tensor]:
-        return [real_part_here(x).clone() for x in self._params[: len(self._group_of)]]
+        return [local_real_view(x).clone() for x in self._params[: len(self._group_of)]]
 
     # --- a measurement --------------------------------------------------------------------------
 
@@ -328,7 +332,7 @@ class Thermometer:
         self._window = self._window.measure(
             all_reduced(self._params, table.T).T,
             self._layout,
-            core.Dynamics(rho, dt2),
+            core.Dynamics(rho, dt2, self._bath),
             weight=self._sampling.weight(self._n),
             paired=self._previous is not None,
             xp=xp,
@@ -345,7 +349,7 @@ class Thermometer:
     def _paths(self, now: list[Tensor]) -> Iterator[Tensor]:
         """The way of each from the start of the span; of what does not walk nothing is known."""
         for x, start in zip(self._params, self._start or (), strict=False):
-            yield difference(real_part_here(x), start)
+            yield difference(local_real_view(x), start)
         yield from now[len(self._group_of) :]
 
 

@@ -327,9 +327,6 @@ def test_a_billion_on_a_gpu(benchmark: Any, dtype: torch.dtype, capturable: bool
     settings = COOLING | {"capturable": capturable, "displacement_dtype": torch.float32}
     makes: dict[str, Make] = {
         OURS: lambda params: CoolMomentum(params, **settings),
-        f"{OURS}, one pass": lambda params: CoolMomentum(
-            params, **settings, track_temperature=True
-        ),
         FUSED_SGD: PATHS[FUSED_SGD],
     }
     if dtype == torch.float32 and not capturable:  # what PyTorch's kernel is right for

@@ -37,6 +37,10 @@ def sgd(learning_rate: Scalar, momentum: Scalar = 0.0, dampening: Scalar = 0.0) 
     momentum : in [0, 1); of a number outside nothing is known.
     dampening : is ignored if the momentum is 0, as in PyTorch.
 
+    Returns
+    -------
+    its rho and dt**2
+
     Examples
     --------
     >>> sgd(0.75, momentum=0.5)
@@ -57,6 +61,10 @@ def adam(learning_rate: Scalar, beta1: Scalar) -> Dynamics:
     learning_rate : >= 0.
     beta1 : in [0, 1); of a number outside nothing is known.
 
+    Returns
+    -------
+    its rho and dt**2
+
     Examples
     --------
     >>> adam(0.125, beta1=0.0)
@@ -68,12 +76,40 @@ def adam(learning_rate: Scalar, beta1: Scalar) -> Dynamics:
 
 
 def rmsprop(learning_rate: Scalar, momentum: Scalar = 0.0) -> Dynamics:
-    """RMSprop, with the masses of :func:`rms_mass`."""
+    """RMSprop, with the masses of :func:`rms_mass`.
+
+    Parameters
+    ----------
+    learning_rate, momentum : as of :func:`sgd`.
+
+    Returns
+    -------
+    its rho and dt**2
+
+    Examples
+    --------
+    >>> rmsprop(0.75, momentum=0.5) == sgd(0.75, momentum=0.5)
+    True
+    """
     return sgd(learning_rate, momentum)
 
 
 def adagrad(learning_rate: Scalar) -> Dynamics:
-    """Adagrad, with the masses of :func:`rms_mass` of the sum of squared gradients."""
+    """Adagrad, with the masses of :func:`rms_mass` of the sum of squared gradients.
+
+    Parameters
+    ----------
+    learning_rate : >= 0.
+
+    Returns
+    -------
+    its rho, which is 0, and dt**2
+
+    Examples
+    --------
+    >>> adagrad(0.5)
+    Dynamics(rho=0.0, dt2=1.0, bath=None)
+    """
     return sgd(learning_rate)
 
 
@@ -85,6 +121,10 @@ def rms_mass(square: Array, epsilon: Scalar = 0.0, mean: Array | None = None) ->
     square : mean, or sum, of squared gradients. Keras adds its epsilon to this.
     epsilon : what is added to the root.
     mean : mean gradient, if the square is centered.
+
+    Returns
+    -------
+    array of the shape of ``square``
 
     Examples
     --------

@@ -17,6 +17,13 @@ class Layout:
 
     Labels are unique: an equal one gets a number, as in ``weight, weight#2``.
 
+    Parameters
+    ----------
+    parameters : a label of each.
+    sizes : coordinates of each.
+    groups : a label of each group.
+    members : for each group, the places of its parameters.
+
     Examples
     --------
     >>> layout = Layout.from_paths([("fc", "w"), ("out", "w"), ("fc", "b")], sizes=[6, 4, 3])
@@ -27,9 +34,9 @@ class Layout:
     """
 
     parameters: tuple[Label, ...]
-    sizes: tuple[int, ...]  # coordinates of each parameter
+    sizes: tuple[int, ...]
     groups: tuple[Label, ...] = ()
-    members: tuple[tuple[int, ...], ...] = ()  # the parameters of each group
+    members: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of(cls, names: Iterable[Label], sizes: Iterable[int]) -> "Layout":

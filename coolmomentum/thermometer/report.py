@@ -46,20 +46,48 @@ def report(window: Window, layout: Layout, by: By = "all") -> dict[Any, Any]:
 def known(reading: dict[str, float]) -> dict[str, float]:
     """The readings that exist, for a log: those that are not NaN.
 
+    Parameters
+    ----------
+    reading : of :func:`report`, all parameters pooled.
+
+    Returns
+    -------
+    dict without those that are NaN
+
+    Examples
+    --------
     >>> known({"steps": 2, "temperature": 0.5, "freeze_out": float("nan")})
     {'steps': 2, 'temperature': 0.5}
     """
     return {name: value for name, value in reading.items() if value == value}
 
 
-def why_unmeasured(window: Window, sampling: Sampling) -> str | None:
-    """Why a window that has seen steps reads NaN throughout; None if it does not."""
+def why_unmeasured(window: Window, sampling: Sampling | None = None) -> str | None:
+    """Why a window that has seen steps reads NaN throughout; None if it does not.
+
+    Parameters
+    ----------
+    window : its counts are such that NumPy can read them.
+    sampling : of the thermometer, to name its ``every``.
+
+    Returns
+    -------
+    the text of a warning, or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> window = Window.empty(np.zeros(2)).step(5)
+    >>> why_unmeasured(window)[:53]
+    'no reading: none of the 5 steps of this window was me'
+    """
     steps, measured = (int(window.counts[i]) for i in (0, 1))
     if measured or not steps:
         return None
+    every = "every" if sampling is None else f"every={sampling.every}"
     return (
         f"no reading: none of the {steps} steps of this window was measured; after the first "
-        f"{FIRST} steps one in every={sampling.every} is, so read less often or lower every"
+        f"{FIRST} steps one in {every} is, so read less often or lower every"
     )
 
 
@@ -72,6 +100,10 @@ def why_hotter(reading: dict[str, float], layout: Layout) -> str | None:
     ----------
     reading : of all parameters, of :func:`report`.
     layout : of the window.
+
+    Returns
+    -------
+    the text of a warning, or None
 
     Examples
     --------

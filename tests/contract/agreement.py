@@ -175,9 +175,6 @@ are far away. The last column is the largest fraction of its bound that any devi
 step, most often in one of the first, where there is nothing yet to cancel. Above 1 it would be an
 error, and the tests would fail.
 
-`torch, one pass` is the kernel for GPUs of `track_temperature=True`, which Triton's interpreter ran
-on a CPU, with roundings to bfloat16 mended.
-
 ![The worst deviation of each path, with its bound](agreement.png)
 
 {tables}

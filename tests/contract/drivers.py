@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from bounds import RHO, Precision
 from frameworks import framework, installed
-from triton_interpreter import TRITON
 
 from coolmomentum import CoolingSchedule
 from coolmomentum import numpy as cool_numpy
@@ -616,14 +615,6 @@ DRIVERS: dict[str, Driver] = {
         for dtype in HALF
     },
 }
-if TRITON:
-    tracked = {"track_temperature": True}
-    for dtype in DTYPES[1:]:
-        DRIVERS[f"torch, one pass, {dtype}"] = Torch(dtype, tracked)
-    for dtype in HALF:
-        DRIVERS[f"torch, one pass, {dtype}, float32 displacements"] = Torch(
-            dtype, tracked, displacement_dtype="float32"
-        )
 _NEEDS = {"numpy": ("numpy",), "torch": ("torch",), "jax": ("jax", "optax")}
 DRIVERS = {
     name: driver for name, driver in DRIVERS.items() if installed(*_NEEDS[name.split(",")[0]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch_tools import PATHS, assert_rounded, draw, exact, follow, gradients, parameters, path
 
-from coolmomentum.torch import CoolMomentum, _paths
+from coolmomentum.torch import CoolMomentum, _dispatch, _kernels
 
 COOLING = {"total_steps": 3, "rho0": 0.5, "lr": 0.125}
 
@@ -104,8 +104,8 @@ def test_a_strided_displacement_from_elsewhere(path):
 def test_a_torch_without_the_kernel(monkeypatch):
     """The probe then says so, and the steps go another way."""
     monkeypatch.delattr(torch, "_fused_sgd_")
-    assert not _paths._kernel_works()
-    monkeypatch.setattr(_paths, "FUSED_DTYPES", {"cpu": (), "cuda": ()})
+    assert not _kernels.kernel_works()
+    monkeypatch.setattr(_kernels, "FUSED_DTYPES", {"cpu": (), "cuda": ()})
     params = parameters((4,), dtype=torch.float32)
     grads = gradients(params, 3)
     xs, _ = exact(params, grads, **COOLING)
@@ -116,7 +116,7 @@ def test_a_torch_without_the_kernel(monkeypatch):
 def test_the_probe_notices_a_kernel_that_computes_something_else(monkeypatch):
     """As PyTorch 2.13 does in half precision, where it leaves the parameters as they are."""
     monkeypatch.setattr(torch, "_fused_sgd_", lambda *args, **settings: None)
-    assert not _paths._kernel_works()
+    assert not _kernels.kernel_works()
 
 
 @pytest.mark.parametrize(("odd", "foreach"), [("layout", [1]), ("class", [])])
@@ -153,15 +153,15 @@ def test_a_parameter_that_is_laid_out_anew_between_steps(calls):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """One entry for each tensor whose path was looked for."""
+    """One entry for each parameter whose kernel was selected."""
     entries = []
-    look_for = _paths._path
+    select_kernel = _dispatch.select_kernel
 
     def counting(*arguments):
         entries.append(1)
-        return look_for(*arguments)
+        return select_kernel(*arguments)
 
-    monkeypatch.setattr(_paths, "_path", counting)
+    monkeypatch.setattr(_dispatch, "select_kernel", counting)
     return entries
 
 
@@ -228,14 +228,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize(("change", "fused", "foreach"), CHANGES.values(), ids=CHANGES.keys())
-def test_what_changes_between_steps_is_noticed(
-    monkeypatch, calls, asked, change, fused, foreach, guarded
-):
-    """Whether this PyTorch has the guards by which a step knows its tensors again or not."""
-    assert _paths.GUARDS_WORK
-    monkeypatch.setattr(_paths, "GUARDS_WORK", guarded)
+def test_what_changes_between_steps_is_noticed(calls, asked, change, fused, foreach):
+    """The step after the change selects kernels anew, and the one after that knows them again."""
     params = parameters(*[(2, 3)] * 2, dtype=torch.float32)
     grads = gradients(params, 3)
     xs, _ = exact(params, grads, **COOLING)
@@ -248,21 +243,45 @@ def test_what_changes_between_steps_is_noticed(
     assert calls == {"_fused_sgd_": fused, "_foreach_mul_": foreach}
     single = [param.detach().as_subclass(torch.Tensor).float() for param in params]
     assert_rounded(single, xs[:left], 3)
-    assert len(asked) == 2 + left * (1 if guarded else 2)
+    assert len(asked) == 2 + left
 
 
-def test_a_torch_without_the_guards(monkeypatch):
-    """Nor are they used if they see less than the choice of a path does."""
-    monkeypatch.setattr(_paths, "_guards", lambda tensors: Blind())
-    assert not _paths._guards_work()
-    monkeypatch.undo()
-    monkeypatch.delattr(torch._C._dynamo.guards, "TensorGuards")
-    assert not _paths._guards_work()
+def transposed(x):
+    """The same numbers in the other order of memory."""
+    return x.t().contiguous().t()
 
 
-class Blind:
-    """Guards that let everything pass."""
+def lazily_negated(x):
+    """The same numbers, whose memory holds the negative."""
+    return torch._neg_view(-x)
 
-    def check(self, *tensors):
-        """Not looked at."""
-        return True
+
+GRADIENTS = {
+    "layout": transposed,
+    "negative bit": lazily_negated,
+    "expanded": lambda x: x[0, 0].expand(x.shape),
+}
+
+
+@pytest.mark.parametrize("other", GRADIENTS.values(), ids=GRADIENTS.keys())
+def test_a_gradient_of_another_kind_is_noticed(other):
+    """Only its bits or strides tell; the kernel of the step before would read its memory."""
+    params = parameters(*[(3, 3)] * 2, dtype=torch.float32)
+    grads = gradients(params, 4)
+    grads = [[first, other(second) if n % 2 else second] for n, (first, second) in enumerate(grads)]
+    xs, _ = exact(params, grads, **COOLING)
+    follow(params, CoolMomentum(params, **COOLING), grads)
+    assert_rounded(params, xs, 4)
+
+
+def test_a_displacement_whose_memory_is_replaced_is_noticed():
+    """The tensor in the state stays, its ``data`` has another order."""
+    params = parameters(*[(3, 3)] * 2, dtype=torch.float32)
+    grads = gradients(params, 4)
+    xs, _ = exact(params, grads, **COOLING)
+    optimizer = CoolMomentum(params, **COOLING)
+    follow(params, optimizer, grads[:2])
+    moved = optimizer.state[params[1]]["displacement"]
+    moved.data = transposed(moved)
+    follow(params, optimizer, grads[2:])
+    assert_rounded(params, xs, 4)

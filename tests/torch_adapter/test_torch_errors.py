@@ -65,9 +65,9 @@ BAD = [  # settings, error, message
     ({"weight_decay": math.inf}, ValueError, "weight_decay must be finite and >= 0: inf"),
     ({"weight_decay": "L2"}, TypeError, "weight_decay must be a real number: 'L2'"),
     (
-        {"weight_decay": torch.ones(2)},
-        ValueError,
-        "Tensor weight_decay must be 1-element: shape (2,)",
+        {"weight_decay": torch.tensor(0.5)},
+        TypeError,
+        "weight_decay must be a Python number: tensor(0.5000)",
     ),
     (
         {"decoupled_weight_decay": 0.1},

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch_tools import (
-    PATHS,
     assert_rounded,
     clock,
     displacements,
@@ -195,7 +194,7 @@ def test_complex_is_a_pair_of_real_numbers(path, decay, dtype):
     assert_rounded(ours, xs, 5)
 
 
-@pytest.mark.parametrize("path", [*PATHS.values(), {"track_temperature": True}], ids=str)
+@path
 def test_gradients_that_are_lazily_negated(path):
     """The imaginary part of a conjugate is its memory with a bit that says minus."""
     param = torch.ones(1, requires_grad=True)  # of which this part is dense
@@ -294,18 +293,17 @@ def test_meta_parameters_step_without_fused():
 def test_differentiable(decoupled, maximize):
     """Two steps have the right first and second derivatives in everything that enters them.
 
-    Parameter, gradients, lr and weight_decay, the latter two as tensors; against finite
-    differences.
+    Parameter, gradients and lr, the latter as a tensor; against finite differences.
     """
 
-    def stepped(start, grad, lr, weight_decay):
+    def stepped(start, grad, lr):
         param = start.clone()
         optimizer = CoolMomentum(
             [param],
             lr=lr,
             total_steps=3,
             rho0=0.75,
-            weight_decay=weight_decay,
+            weight_decay=0.25,
             decoupled_weight_decay=decoupled,
             maximize=maximize,
             differentiable=True,
@@ -316,8 +314,8 @@ def test_differentiable(decoupled, maximize):
         return param, optimizer.state[param]["displacement"]
 
     start, grad = draw(3), draw(3, seed=1)
-    lr, weight_decay = torch.tensor([[0.125]], dtype=torch.float64), torch.tensor([0.25]).double()
-    inputs = [t.requires_grad_() for t in (start, grad, lr, weight_decay)]
+    lr = torch.tensor([[0.125]], dtype=torch.float64)
+    inputs = [t.requires_grad_() for t in (start, grad, lr)]
     assert torch.autograd.gradcheck(stepped, inputs)
     assert torch.autograd.gradgradcheck(stepped, inputs)
 

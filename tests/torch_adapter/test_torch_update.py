@@ -372,12 +372,12 @@ def test_decoupled_weight_decay_is_no_displacement():
 @pytest.mark.parametrize("pooled", [False, True])
 def test_sums_of_squares_are_right_for_large_tensors(pooled):
     """Over 20 million float32 numbers the relative error stays below 1e-6, in any layout."""
-    from coolmomentum.torch import _thermometry
+    from coolmomentum.torch import _reductions
 
     def total(x):
         if pooled:
-            return float(_thermometry.pooled_sums_of_squares([[x]])[0])
-        return float(_thermometry.sums_of_squares([x])[0])
+            return float(_reductions.pooled_sums_of_squares([[x]])[0])
+        return float(_reductions.sums_of_squares([x])[0])
 
     x = torch.rand(20_000_000, generator=torch.Generator().manual_seed(0))
     assert total(x) == pytest.approx(float((x.double() ** 2).sum()), rel=1e-6)
@@ -404,12 +404,12 @@ def test_sums_of_squares_are_right_for_large_tensors(pooled):
 )
 def test_a_pooled_sum_of_squares_is_that_of_the_single_ones(kind):
     """For whatever a displacement may be, beside an ordinary one."""
-    from coolmomentum.torch import _thermometry
+    from coolmomentum.torch import _reductions
 
     tensors = [kind(draw(30, 40, dtype=torch.float32)), draw(7, dtype=torch.float32, seed=1)]
     exact = sum(float((x.detach().abs().double() ** 2).sum()) for x in tensors)
     with torch.no_grad():
-        (pooled,) = _thermometry.pooled_sums_of_squares([tensors])
+        (pooled,) = _reductions.pooled_sums_of_squares([tensors])
     assert float(pooled) == pytest.approx(exact, rel=1e-6)  # some 10 roundings of 2**-24
 
 

@@ -1,15 +1,14 @@
 """Sums of squares and products of tensors, which temperatures are read from, whole or sharded."""
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from coolmomentum.torch._paths import Number, local
+from coolmomentum.torch._tensors import Number, to_local
 
-_CPU = torch.device("cpu")
 # Elements. The error of a float32 dot grows with its length; of 2**18 numbers that scatter it is
 # below 1e-6, and some 2e-5 (7e-5 if complex) where all are equal.
 _CHUNK = 2**18
@@ -32,8 +31,8 @@ def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.float64)
     device = device_of(tensors)
-    sums = torch.stack([_sum_of_squares_here(tensor).to(device) for tensor in tensors])
-    return all_reduced(tensors, sums[:, None])[:, 0]
+    sums = [dot(x, x).to(device) for x in map(local_real_view, tensors)]
+    return all_reduced(tensors, torch.stack(sums))
 
 
 def all_reduced(tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
@@ -42,14 +41,25 @@ def all_reduced(tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
     Parameters
     ----------
     tensors : what the rows belong to; their devices and shardings count, not their values.
-    sums : shape (len(tensors), k).
+    sums : shape (len(tensors), ...).
 
     Returns
     -------
     as :func:`sums_of_squares`, of the shape of ``sums``
     """
-    for index, mesh_sums in _reduced(tensors, sums):
-        sums = sums.index_copy(0, torch.tensor(index, device=sums.device), mesh_sums)
+    if not any(hasattr(tensor, "to_local") for tensor in tensors):
+        return sums
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    alike: dict[Any, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        if isinstance(tensor, DTensor):
+            alike.setdefault((tensor.device_mesh, tensor.placements), []).append(i)
+    for (mesh, sharding), rows in alike.items():
+        # A process that holds a copy holds the whole sum; one that holds a shard, a part of it.
+        placements = [Replicate() if p.is_replicate() else Partial() for p in sharding]
+        whole = DTensor.from_local(sums[rows], mesh, placements).full_tensor()
+        sums = sums.index_copy(0, torch.tensor(rows, device=sums.device), whole)
     return sums
 
 
@@ -73,7 +83,7 @@ def pooled_sums_of_squares(lists: Sequence[Sequence[Tensor]]) -> list[Number]:
 
 def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
     """The memory of the tensors as NumPy sees it, whose calls cost less, if it can sum them all."""
-    if not set(map(type, tensors)) <= {Tensor} or known_squares.any(tensors):
+    if not set(map(type, tensors)) <= {Tensor}:
         return None
     try:
         arrays = [tensor.numpy() for tensor in tensors]
@@ -90,74 +100,15 @@ def _sum_of_squares(array: np.ndarray) -> float:
     return sum([float(np.vdot(part, part).real) for part in parts])
 
 
-class KnownSquares:
-    """Sums of squares of displacements that the step has made which moved them.
-
-    Each is in parts, a float32 tensor that goes with the displacement and that the next step
-    writes again, so that a captured step finds it where it was. They hold until the displacement is
-    changed by other means, as far as PyTorch counts changes of a tensor.
-    """
-
-    def __init__(self) -> None:
-        # The version of the tensor that the parts are of, and these.
-        self._parts: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
-
-    def buffer(self, tensor: Tensor, parts: int) -> Tensor:
-        """Where a step is to write its parts."""
-        _, known = self._parts.get(tensor, (0, None))
-        if known is not None and known.shape == (parts,) and known.device == tensor.device:
-            return known
-        return torch.empty(parts, dtype=torch.float32, device=tensor.device)
-
-    def note(self, tensor: Tensor, parts: Tensor) -> None:
-        """From now on the parts are those of the tensor."""
-        self._parts[tensor] = (tensor._version, parts)
-
-    def forget(self, tensors: Iterable[Tensor]) -> None:
-        """A step that sums nothing moves the tensors, and its kernel may not count as a change."""
-        if not torch.compiler.is_compiling() and self._parts:
-            for tensor in tensors:
-                if tensor in self._parts:
-                    self._parts[tensor] = (_NEVER, self._parts[tensor][1])
-
-    def has(self, tensor: Tensor) -> bool:
-        """Whether the sum is known."""
-        if torch.compiler.is_compiling():
-            return False
-        known = self._parts.get(tensor)
-        return known is not None and known[0] == tensor._version
-
-    def any(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether one of the sums is known; quick if no step ever sums any."""
-        return (
-            not torch.compiler.is_compiling() and bool(self._parts) and any(map(self.has, tensors))
-        )
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The sum, 0-d."""
-        return self._parts[tensor][1].sum(dtype=torch.float64)
-
-
-_NEVER = -1  # no version of a tensor
-known_squares = KnownSquares()
-
-
-def _sum_of_squares_here(tensor: Tensor) -> Tensor:
-    tensor = local(tensor)
-    if known_squares.has(tensor):
-        return known_squares.of(tensor)
-    here = real_part_here(tensor)
-    return dot(here, here)
-
-
 def device_of(tensors: Sequence[Tensor]) -> torch.device:
     """Where their sums are made: the first accelerator that one of them is on, else the CPU."""
-    return next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), _CPU)
+    devices = (tensor.device for tensor in tensors if tensor.device.type != "cpu")
+    return next(devices, torch.device("cpu"))
 
 
-def real_part_here(tensor: Tensor) -> Tensor:
+def local_real_view(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process has, without its graph, complex numbers as two."""
-    tensor = local(tensor).detach()
+    tensor = to_local(tensor).detach()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
@@ -187,26 +138,5 @@ def upcast(tensor: Tensor) -> Tensor:
 
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype of sums that are made on the device of a tensor."""
+    """The dtype of sums that are made on the device of a tensor; MPS has no float64."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
-def _reduced(tensors: Sequence[Tensor], sums: Tensor) -> list[tuple[list[int], Tensor]]:
-    """For the tensors that are sharded alike: their places and their sums over all processes."""
-    if not any(hasattr(tensor, "to_local") for tensor in tensors):
-        return []
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    alike: dict[object, list[int]] = {}
-    for i, tensor in enumerate(tensors):
-        if isinstance(tensor, DTensor):
-            alike.setdefault((tensor.device_mesh, tensor.placements), []).append(i)
-    reduced = []
-    for places in alike.values():
-        tensor = tensors[places[0]]
-        assert isinstance(tensor, DTensor)
-        # A process that holds a copy holds the whole sum; one that holds a shard, a part of it.
-        placements = [Replicate() if p.is_replicate() else Partial() for p in tensor.placements]
-        part = DTensor.from_local(sums[places], tensor.device_mesh, placements)
-        reduced.append((places, part.full_tensor()))
-    return reduced

@@ -1,0 +1,197 @@
+"""A heat bath: the random force of the core, added to the gradients of a pytree."""
+
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from coolmomentum import _check
+from coolmomentum._arrays import DType, upcast
+from coolmomentum.jax import _common as common
+from coolmomentum.jax._common import RhoSchedule
+from coolmomentum.jax._transform import cool_momentum
+from coolmomentum.jax._tree import Leaf
+from coolmomentum.thermal import Noise, random_force, random_force_scale
+
+
+class ThermalNoiseState(NamedTuple):
+    """What the next step needs."""
+
+    # tuple.count is hidden on purpose: optax calls every clock so
+    count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
+    key: jax.Array  # typed PRNG key; no step changes it
+    learning_rate: jax.Array  # shape (), of the last step
+    normals: optax.Params  # xi_n of each parameter, float32 or better; of white noise empty
+
+
+def add_thermal_noise(
+    learning_rate: optax.ScalarOrSchedule,
+    rho: RhoSchedule | float,
+    temperature: optax.ScalarOrSchedule,
+    key: jax.Array | int,
+    *,
+    noise: Noise = "averaged",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Add the random force of a heat bath to the gradients, for :func:`cool_momentum` after it.
+
+    The walk then samples :math:`\exp(-U / T)` for the loss :math:`U`. With the default noise every
+    normal number serves two steps, and a quadratic loss is sampled exactly for every stable step;
+    see :func:`coolmomentum.random_force_scale`.
+
+    The numbers of a step depend on the key, on the number of the step and on the place of the
+    parameter. A state that is saved and restored goes on with the same numbers. Under ``jit`` each
+    device draws its part of a sharded parameter; replicas draw the same. Inside ``shard_map`` the
+    shards of one parameter would draw the same as well: fold ``lax.axis_index`` into the key there.
+    With ``vmap`` over keys, around ``init`` and ``update``, each chain has numbers of its own.
+
+    Parameters
+    ----------
+    learning_rate, rho : those of :func:`cool_momentum`: numbers, arrays or schedules.
+    temperature : of the bath, an energy in the unit of the loss, >= 0; or a schedule. For a loss
+        that is a mean over n data the posterior is at 1 / n.
+    key : typed PRNG key, or a seed.
+    noise : "averaged" over two steps, or "white", Eq. 17 of the paper as it stands.
+
+    Returns
+    -------
+    the transformation, whose state is a :class:`ThermalNoiseState`; gradients in half precision
+    come out in float32
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range. Arrays, which may be traced, are taken unchecked.
+
+    Examples
+    --------
+    Two temperatures, one of them cooling to 0:
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from coolmomentum.jax import add_thermal_noise, cool_momentum
+    >>> temperature = optax.linear_schedule(1.0, 0.0, transition_steps=1000)
+    >>> tx = optax.chain(
+    ...     add_thermal_noise(0.1, 0.9, temperature, jax.random.key(0)),
+    ...     cool_momentum(0.1, schedule=lambda step: 0.9),
+    ... )
+    >>> state = tx.init(jnp.zeros(3))
+    >>> updates, state = tx.update(jnp.zeros(3), state)
+    >>> bool(jnp.all(updates != 0))
+    True
+    """
+    common.check_setting("learning_rate", learning_rate, _check.non_negative)
+    common.check_setting("temperature", temperature, _check.non_negative)
+    common.check_setting("rho", rho, lambda name, value: _check.half_open(name, value, low=-1))
+    _check.one_of("noise", noise, get_args(Noise))
+
+    def init_fn(params: optax.Params) -> ThermalNoiseState:
+        leaves = [x for x in jax.tree.leaves(params) if common.is_trainable(x)]
+        rate = jnp.zeros([], common.precision(*map(jnp.asarray, leaves)))
+        normals = () if noise == "white" else jax.tree.map(_zeros, params)
+        typed: Any = key if common.is_key(key) else jax.random.key(key)
+        return ThermalNoiseState(jnp.zeros([], jnp.int32), typed, rate, normals)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ThermalNoiseState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ThermalNoiseState]:
+        del params, extra_args
+        dtype = state.learning_rate.dtype
+        with common.promoting():
+            rate = common.value_at(learning_rate, state.count, dtype)
+            scale = random_force_scale(
+                common.value_at(temperature, state.count, dtype),
+                rate,
+                common.rho_at(rho, state.count, dtype),
+                jnp.where(state.count == 0, rate, state.learning_rate),
+                xp=jnp,
+            )
+            gradients, tree = jax.tree.flatten(updates, is_leaf=_is_none)
+            white = noise == "white"
+            old = gradients if white else jax.tree.leaves(state.normals, is_leaf=_is_none)
+            keys = jax.random.split(jax.random.fold_in(state.key, state.count), len(old))
+            new = [_drawn(*pair) for pair in zip(keys, old, strict=True)]
+            forced = [
+                _forced(*triple, scale, noise) for triple in zip(gradients, old, new, strict=True)
+            ]
+        normals = () if white else jax.tree.unflatten(tree, new)
+        state = ThermalNoiseState(optax.safe_increment(state.count), state.key, rate, normals)
+        return jax.tree.unflatten(tree, forced), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def langevin(
+    learning_rate: optax.ScalarOrSchedule,
+    temperature: optax.ScalarOrSchedule,
+    rho: RhoSchedule | float = 0.9,
+    *,
+    key: jax.Array | int,
+    noise: Noise = "averaged",
+) -> optax.GradientTransformationExtraArgs:
+    """Langevin dynamics at a temperature: :func:`add_thermal_noise` before :func:`cool_momentum`.
+
+    Parameters
+    ----------
+    learning_rate : squared time step ``dt**2``; the walk is stable below 4 / curvature.
+    temperature : of the bath, see :func:`add_thermal_noise`.
+    rho : momentum coefficient, or a schedule of it: 0 is overdamped, near 1 there is little
+        friction.
+    key, noise : see :func:`add_thermal_noise`.
+
+    Returns
+    -------
+    the transformation
+
+    Examples
+    --------
+    100,000 walkers on ``k x**2 / 2`` with k = 4: the mean of ``k x**2`` is the temperature.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from coolmomentum.jax import langevin
+    >>> tx = langevin(learning_rate=0.5, temperature=2.0, key=0)
+    >>> def step(carry, _):
+    ...     x, state = carry
+    ...     updates, state = tx.update(4 * x, state, x)
+    ...     return (optax.apply_updates(x, updates), state), None
+    >>> x = jnp.zeros(100_000)
+    >>> (x, _), _ = jax.lax.scan(step, (x, tx.init(x)), length=100)
+    >>> round(float(jnp.mean(4 * x**2)), 1)
+    2.0
+    """
+    schedule: Any = rho if callable(rho) or common.is_array(rho) else lambda step: rho
+    return optax.chain(
+        add_thermal_noise(learning_rate, rho, temperature, key, noise=noise),
+        cool_momentum(learning_rate, schedule=schedule),
+    )
+
+
+def _is_none(x: Any) -> bool:
+    """A None is a leaf: a parameter without a gradient."""
+    return x is None
+
+
+def _zeros(x: Leaf) -> jax.Array:
+    """No number yet: xi_0 of a parameter, and of what does not move for good."""
+    if not common.is_trainable(x):
+        return jnp.zeros([], bool)
+    return jnp.zeros_like(upcast(jnp.asarray(x), jnp))
+
+
+def _drawn(key: jax.Array, like: Leaf) -> Leaf:
+    """Unit normal numbers; for complex parameters in both parts."""
+    if like is None or not common.is_trainable(like):
+        return like
+    dtype: DType = upcast(jnp.asarray(like), jnp).dtype
+    unit = 2**0.5 if jnp.issubdtype(dtype, jnp.complexfloating) else 1
+    return unit * jax.random.normal(key, jnp.shape(like), dtype)
+
+
+def _forced(gradient: Leaf, old: Leaf, new: Leaf, scale: jax.Array, noise: Noise) -> Leaf:
+    if gradient is None or not common.is_trainable(gradient):
+        return gradient
+    g = upcast(jnp.asarray(gradient), jnp)
+    force = random_force(old, new, scale.astype(common.precision(g)), noise=noise, xp=jnp)
+    return g - force

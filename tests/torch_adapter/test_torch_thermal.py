@@ -1,0 +1,343 @@
+"""What PyTorch alone has of a heat bath: every path of the step, closures, AMP, copies, resumes."""
+
+import copy
+import io
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from distributed_tools import run_distributed
+from torch_tools import PATHS, draw, gradients, parameters, same
+
+from coolmomentum import random_force, random_force_scale
+from coolmomentum.torch import CoolMomentum, ThermalNoise, Thermometer
+
+SHAPES = [(17,), (3, 4), ()]
+HOT = {"lr": 0.125, "law": "constant", "rho0": 0.9}
+EAGER = {name: path for name, path in PATHS.items() if name != "capturable"}
+
+
+def walked(params, grads, temperature=1.5, seed=3, before=lambda optimizer: None, **settings):
+    """The optimizer after steps in a bath through given gradients."""
+    optimizer = CoolMomentum(params, **{**HOT, **settings})
+    ThermalNoise(optimizer, temperature, seed=seed)
+    before(optimizer)
+    for given in grads:
+        for param, grad in zip(params, given, strict=True):
+            param.grad = grad.clone()
+        optimizer.step()
+        # What the user sees is what he gave.
+        assert same([p.grad for p in params], given)
+    return optimizer
+
+
+@pytest.mark.parametrize("path", EAGER.values(), ids=EAGER.keys())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_path_draws_the_same(path, dtype):
+    """The walk on a path is that of the tensors one by one, but for the last digits of a step."""
+    ours, theirs = parameters(*SHAPES, dtype=dtype), parameters(*SHAPES, dtype=dtype)
+    grads = gradients(ours, 5)
+    walked(ours, grads, **path)
+    walked(theirs, grads, **PATHS["one by one"])
+    for x, y in zip(ours, theirs, strict=True):
+        # 5 steps, each with some 8 roundings of numbers below 8
+        torch.testing.assert_close(x, y, rtol=0, atol=5 * 8 * 8 * torch.finfo(dtype).eps)
+    still = parameters(*SHAPES, dtype=dtype)
+    assert not any((x == y).all() for x, y in zip(ours, still, strict=True))
+
+
+def test_the_force_goes_before_weight_decay_and_maximize():
+    """It is subtracted from the gradient that the closure gives, by the numbers of the core."""
+    (x,) = parameters((1000,))
+    start, g = x.detach().clone(), draw(1000)
+    optimizer = CoolMomentum([x], **HOT, weight_decay=0.25, maximize=True)
+    ThermalNoise(optimizer, 1.5, noise="white", seed=3)
+
+    def closure():
+        x.grad = g.clone()
+        return torch.tensor(0.0)
+
+    optimizer.step(closure)
+    eta = 0.125 * 1.9 / 2
+    force = g - (0.25 * start - (x.detach() - start) / -eta)
+    assert force.std().item() == pytest.approx(random_force_scale(1.5, 0.125, 0.9), rel=0.1)
+    assert same([x.grad], [g])
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_a_resumed_run_draws_the_same_numbers(cut):
+    """A new optimizer with a new bath goes on from the checkpoint bit for bit."""
+    params = parameters(*SHAPES)
+    grads = gradients(params, 8)
+    whole = [p.detach().clone().requires_grad_() for p in params]
+    walked(whole, grads, lambda n: 2.0 / (1 + n))
+    optimizer = walked(params, grads[:cut], lambda n: 2.0 / (1 + n))
+    file = io.BytesIO()
+    torch.save([optimizer.state_dict(), [p.detach() for p in params]], file)
+    file.seek(0)
+    state, saved = torch.load(file, weights_only=True)
+    assert set(state["state"][0]) == {"displacement"}
+    again = [p.clone().requires_grad_() for p in saved]
+    walked(again, grads[cut:], lambda n: 2.0 / (1 + n), before=lambda o: o.load_state_dict(state))
+    assert same(again, whole)
+
+
+def test_a_copy_of_the_optimizer_has_the_bath():
+    """As deepcopy and pickles of optimizers bring all that a step needs."""
+    (x,) = parameters((5,))
+    optimizer = walked([x], gradients([x], 2))
+    x2, twin = copy.deepcopy((x, optimizer))
+    for param, o in ((x, optimizer), (x2, twin)):
+        param.grad = torch.zeros(5, dtype=torch.float64)
+        o.step()
+    assert same([x], [x2])
+    assert twin._bath is not optimizer._bath
+
+
+def test_a_skipped_step_draws_nothing():
+    """GradScaler unscales first, and after an overflow the next step has the same numbers."""
+    for path in ({}, {"fused": True}):
+        params, plain = parameters(*SHAPES), parameters(*SHAPES)
+        grads = gradients(params, 3)
+        optimizer = CoolMomentum(params, **HOT, **path)
+        ThermalNoise(optimizer, 1.5, seed=3)
+        scaler = torch.amp.GradScaler(device="cpu", init_scale=2.0**10, growth_interval=1000)
+        for n, given in enumerate([grads[0], grads[1], grads[1], grads[2]]):
+            optimizer.zero_grad()
+            loss = sum((p * g).sum() for p, g in zip(params, given, strict=True))
+            scaler.scale(loss * math.inf if n == 1 else loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        walked(plain, grads, **path)
+        assert same(params, plain)
+        assert same([p.grad for p in params], grads[2])
+
+
+def test_a_parameter_has_the_numbers_of_its_place():
+    """Whether others have gradients or not, and in whatever group it is."""
+    (x, y), (x2, y2) = parameters((4,), (4,)), parameters((4,), (4,))
+    grads = gradients([x, y], 1)
+    walked([x, y], grads)
+    optimizer = CoolMomentum([{"params": [x2]}, {"params": [y2]}], **HOT)
+    ThermalNoise(optimizer, 1.5, seed=3)
+    y2.grad = grads[0][1]
+    optimizer.step()
+    assert same([y], [y2])
+    assert same([x2], parameters((4,)))
+
+
+def test_a_bath_that_is_removed_is_gone():
+    """``remove``, or the end of ``with``: the step is that without one, bit for bit."""
+    (x,), (y,) = parameters((6,)), parameters((6,))
+    ours, theirs = CoolMomentum([x], **HOT), CoolMomentum([y], **HOT)
+    with ThermalNoise(ours, 1.0):
+        pass
+    for param, optimizer in ((x, ours), (y, theirs)):
+        param.grad = draw(6, seed=9)
+        optimizer.step()
+    assert same([x], [y])
+    ThermalNoise(ours, 1.0)
+    with pytest.raises(ValueError, match="no other ThermalNoise"):
+        ThermalNoise(ours, 1.0)
+
+
+def test_the_learning_rate_of_the_last_step_counts():
+    """A rate that falls takes off what the displacement brings along."""
+    x = torch.zeros(50_000, requires_grad=True)
+    optimizer = CoolMomentum([x], lr=0.2, law="constant", rho0=0.5)
+    ThermalNoise(optimizer, 1.0, noise="white")
+    for lr in (0.2, 0.1):
+        optimizer.param_groups[0]["lr"] = lr
+        before, x.grad = x.detach().clone(), torch.zeros_like(x)
+        last = 0 if lr == 0.2 else optimizer.state[x]["displacement"].clone()
+        optimizer.step()
+    kick = x.detach() - before - 0.5 * last
+    expected = 0.1 - 0.25 * 0.2  # T (lr - rho**2 last)
+    assert kick.var().item() == pytest.approx(expected, rel=5 * (2 / 50_000) ** 0.5)
+
+
+def test_a_compiled_step_draws_as_the_eager_one():
+    """Each step draws numbers of its own, outside of the compiled graphs, and compiles no more."""
+    ours, theirs = (
+        parameters(*SHAPES, dtype=torch.float32),
+        parameters(*SHAPES, dtype=torch.float32),
+    )
+    grads = gradients(ours, 6)
+    optimizer = CoolMomentum(ours, **HOT)
+    ThermalNoise(optimizer, 1.5, seed=3)
+    step = torch.compile(optimizer.step, backend="aot_eager")
+    torch._dynamo.utils.counters.clear()
+    seen = []
+    for given in grads:
+        for param, grad in zip(ours, given, strict=True):
+            param.grad = grad.clone()
+        step()
+        seen.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    walked(theirs, grads)
+    for x, y in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=6 * 8 * 8 * torch.finfo(x.dtype).eps)
+    assert seen[2:] == seen[2:3] * 4
+
+
+def test_a_capturable_step_is_refused():
+    """Its graph would draw the same numbers in every replay; nothing has moved."""
+    (x,) = parameters((3,))
+    optimizer = CoolMomentum([x], **HOT, capturable=True)
+    ThermalNoise(optimizer, 1.0)
+    x.grad = torch.ones_like(x)
+    with pytest.raises(RuntimeError, match="capturable"):
+        optimizer.step()
+    assert same([x], parameters((3,)))
+
+
+def test_complex_parameters_feel_it_in_both_parts():
+    """Each part of ``|x|**2 / 2`` has the temperature, within 5 standard errors of 20,000."""
+    x = torch.zeros(20_000, dtype=torch.complex64, requires_grad=True)
+    optimizer = CoolMomentum([x], lr=0.5, law="constant", rho0=0.5)
+    ThermalNoise(optimizer, 2.0)
+    for _ in range(60):
+        x.grad = x.detach().clone()
+        optimizer.step()
+    for part in (x.detach().real, x.detach().imag):
+        assert (part**2).mean().item() == pytest.approx(2.0, rel=5 * (2 / 20_000) ** 0.5)
+
+
+def test_one_normal_number_for_each_coordinate_of_a_step(monkeypatch):
+    """Averaged noise keeps the numbers of the step before; only a resumed run draws them again."""
+    drawn = []
+    monkeypatch.setattr(torch, "randn", counting(torch.randn, drawn))
+    params = parameters((17,), (3, 4))
+    grads = gradients(params, 4)
+    drawn.clear()
+    optimizer = walked(params, grads)
+    assert sum(drawn) == 4 * (17 + 12)
+    optimizer._bath._kept.clear()
+    for param, grad in zip(params, grads[0], strict=True):
+        param.grad = grad
+    optimizer.step()
+    assert sum(drawn) == 6 * (17 + 12)
+
+
+def counting(randn, drawn):
+    """``torch.randn`` that notes how many numbers it gives."""
+
+    def noted(*args, **kwargs):
+        result = randn(*args, **kwargs)
+        drawn.append(result.numel())
+        return result
+
+    return noted
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"temperature": -1.0}, ValueError, "temperature must be finite and >= 0: -1.0"),
+        ({"temperature": "hot"}, TypeError, "temperature must be a real number: 'hot'"),
+        ({"temperature": 1, "noise": "pink"}, ValueError, "noise must be one of averaged, white"),
+        ({"temperature": 1, "seed": -1}, ValueError, "seed must be >= 0: -1"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(settings, error, message):
+    """They fail at construction, and leave the optimizer without a bath."""
+    (x,) = parameters((3,))
+    optimizer = CoolMomentum([x], **HOT)
+    with pytest.raises(error, match=message):
+        ThermalNoise(optimizer, **settings)
+    assert optimizer._bath is None
+    with pytest.raises(TypeError, match=r"coolmomentum\.torch\.CoolMomentum: SGD"):
+        ThermalNoise(torch.optim.SGD([x]), 1.0)
+
+
+def test_a_temperature_that_is_none_fails_before_anything_moves():
+    """A function of the step that becomes negative."""
+    (x,) = parameters((3,))
+    optimizer = CoolMomentum([x], **HOT)
+    ThermalNoise(optimizer, lambda n: -1.0)
+    x.grad = torch.ones_like(x)
+    with pytest.raises(ValueError, match=r"temperature\(0\) must be finite and >= 0: -1.0"):
+        optimizer.step()
+    assert same([x], parameters((3,)))
+    assert optimizer.param_groups[0]["cooling_step"] == 0
+
+
+# --- the thermometer ------------------------------------------------------------------------------
+
+
+def reading(k, heat=0.0, **told):
+    """Of 20,000 walkers on ``k x**2 / 2`` from rest, 180 of 200 steps, perhaps with other noise."""
+    x = torch.zeros(20_000, requires_grad=True)
+    optimizer = CoolMomentum([x], lr=0.5, law="constant", rho0=0.5)
+    ThermalNoise(optimizer, 2.0, **told)
+    thermometer = Thermometer(optimizer, every=1, span=20)
+    for n in range(200):
+        x.grad = k * x.detach() + heat * draw(20_000, dtype=torch.float32, seed=n)
+        optimizer.step()
+        if n == 19:
+            thermometer.reset()
+    return thermometer.read()
+
+
+def test_the_thermometer_reads_the_bath():
+    """The ratio is 1, within the scatter of some 1e6 squares; k dt**2 is 2, and nothing warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = reading(4.0)
+    assert found["bath_ratio"] == pytest.approx(1, abs=0.005)
+    assert found["curvature"] == pytest.approx(2, abs=0.02)
+    assert math.isnan(found["three_point_temperature"])
+
+
+def test_it_warns_of_a_walk_hotter_than_its_bath():
+    """Noise of the gradient, or white noise at a large step."""
+    with pytest.warns(UserWarning, match="times as hot as its bath: minibatch gradients"):
+        assert reading(4.0, heat=2.0)["bath_ratio"] > 1.2
+    with pytest.warns(UserWarning, match="the step is too large for the loss"):
+        assert reading(4.0, noise="white")["bath_ratio"] == pytest.approx(2, rel=0.01)
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+def sharded(rank):
+    """A step of a parameter that is split over two processes, and of the whole on each."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = torch.distributed.init_device_mesh("cpu", (2,))
+    start = torch.arange(14.0).reshape(7, 2)
+    split = torch.nn.Parameter(distribute_tensor(start, mesh, [Shard(0)]))
+    whole = torch.nn.Parameter(start.clone())
+    for param in (split, whole):
+        optimizer = CoolMomentum([param], **HOT)
+        ThermalNoise(optimizer, 1.0, seed=5)
+        for _ in range(3):
+            param.grad = torch.zeros_like(param)
+            optimizer.step()
+    return split.detach().full_tensor().tolist(), whole.detach().tolist()
+
+
+def test_shards_are_parts_of_one_stream(tmp_path):
+    """Each of two processes has its part of the numbers that one draws; replicas are equal."""
+    results = run_distributed(sharded, tmp_path)
+    for split, whole in results:
+        np.testing.assert_array_equal(split, whole)
+    assert results[0] == results[1]
+
+
+def test_the_force_is_that_of_the_core():
+    """From the numbers that the bath keeps, of two successive steps."""
+    (x,) = parameters((1000,))
+    optimizer = CoolMomentum([x], **HOT)
+    bath = ThermalNoise(optimizer, 1.5)
+    kept = []
+    for _ in range(2):
+        x.grad, before = torch.zeros_like(x), x.detach().clone()
+        last = optimizer.state[x].get("displacement", torch.zeros(())).clone()
+        optimizer.step()
+        kept.append(bath._kept[0][1].clone())
+    scale, eta = random_force_scale(1.5, 0.125, 0.9), 0.125 * 1.9 / 2
+    expected = before + 0.9 * last + eta * random_force(*kept, scale)
+    torch.testing.assert_close(x.detach(), expected, rtol=0, atol=1e-14)
