@@ -1,5 +1,6 @@
 """A callback that measures what the steps of any optimizer do, and writes it into the logs."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from coolmomentum import _check
 from coolmomentum import thermometer as core
@@ -16,7 +17,8 @@ from coolmomentum.keras._common import Tensor, Variable, path_of, wide_dtype
 from coolmomentum.keras._dynamics import rule_of
 
 SHOWN = ("rescaled_temperature", "temperature", "rho", "freeze_out")
-JAX = keras.backend.backend() == "jax"
+NOTHING = core.Window.empty(np.zeros(1)), core.Layout((), ())
+JAX, TENSORFLOW = (keras.backend.backend() == name for name in ("jax", "tensorflow"))
 
 
 class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
@@ -33,8 +35,8 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
     every : measure one step in this many, after the first ten.
     span : steps over which the freeze-out meter follows the variables, a multiple of ``every``; it
         goes on from one epoch to the next, and begins anew in each ``fit``.
-    optimizer : the optimizer to follow; by default the one of the model. Name it where ``train_step``
-        is your own and another optimizer steps, as in a GAN.
+    optimizer : the optimizer to follow; by default the one of the model. Name it where your own
+        ``train_step`` lets another one step, as in a GAN.
     readings : what goes into the logs, some of :data:`coolmomentum.thermometer.READINGS`.
     all_weights : count all weights of the model, as the paper's authors do, with the moving
         statistics of batch normalization. These do not walk: as the weights cool they become all
@@ -94,7 +96,7 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
         self._optimizer = optimizer
         self._readings = tuple(_check.one_of("readings", x, core.READINGS) for x in readings)
         self._all_weights = _check.flag("all_weights", all_weights)
-        self._seen = core.Window.empty(np.zeros(1)), core.Layout((), ())  # without a training
+        self._seen = NOTHING  # the last window
         self._trainer: Any = None  # the model, while it is trained
         self._meter: _Meter | None = None
         self._begun: Tensor = None  # iterations where the window began
@@ -135,14 +137,11 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
 
     def reset(self) -> None:
         """Begin a new window; the span of the freeze-out meter goes on. An epoch begins with it."""
-        if self._trainer is None:
-            window, layout = self._seen
-            self._seen = core.Window.empty(np.zeros(len(layout))), layout
-            return
-        self._begun = _iterations(self._followed())
-        self._batches, self._error = 0, ""
-        if self._meter:
-            self._meter.reset()
+        self._seen, self._batches, self._error = NOTHING, 0, ""
+        if self._trainer:
+            self._begun = _iterations(self._followed())
+            if self._meter:
+                self._meter.reset()
 
     # --- hooks of Keras ---------------------------------------------------------------------------
 
@@ -237,35 +236,33 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
             self._begun, self._batches = _iterations(optimizer), 0
         others = [x for x in model.weights if id(x) not in key] if self._all_weights else []
         variables = moving + [x for x in others if _is_floating(x)]
+        before = self._meter
         self._meter = _Meter(key, variables, self._sampling) if variables else None
+        if before and self._meter:
+            self._meter.take_over(before)
 
     def _on_host(self) -> tuple[core.Window, core.Layout]:
         if self._trainer is None:
             return self._seen
         self.model  # noqa: B018  # on JAX this brings the variables back from the compiled steps
-        window, layout = core.Window.empty(np.zeros(1)), core.Layout((), ())
+        (sums, counts), layout = NOTHING
         if self._meter:
-            arrays = [ops.convert_to_numpy(x) for x in self._meter.record.window]
-            window, layout = core.Window(*arrays), self._meter.layout
+            sums, counts = map(ops.convert_to_numpy, self._meter.record.window)
+            layout = self._meter.layout
         steps = int(ops.convert_to_numpy(_iterations(self._followed()) - self._begun))
-        return window._replace(counts=np.array([steps, *window.counts[1:]])), layout
+        return core.Window(sums, np.array([steps, *counts[1:]])), layout
 
     def _why(self, window: core.Window) -> str | None:
         """Why the window reads NaN throughout; None if it does not."""
         steps, batches = int(window.counts[0]), self._batches
-        if self._error or window.counts[1] or not (steps or batches):
-            return self._error or None
-        name = type(self._optimizer or getattr(self.model, "optimizer", None)).__name__
-        if not batches:
-            return f"no reading: model.train_function took none of the {steps} steps of {name}"
-        if not steps:
-            return (
-                f"no reading: {name} took no step in {batches} batches; if another optimizer steps,"
-                " name it: Thermometer(optimizer=...)"
-            )
-        if steps > batches:
-            return f"no reading: {name} takes several steps, {steps} in {batches} batches"
-        return core.why_unmeasured(window, self._sampling)
+        if self._error or window.counts[1] or not steps + batches:
+            return self._error
+        if 0 < steps <= batches:
+            return core.why_unmeasured(window, self._sampling)
+        return (
+            f"no reading: the optimizer took {steps} steps in {batches} batches, and one in each can "
+            "be measured; if another optimizer steps, name it: Thermometer(optimizer=...)"
+        )
 
 
 class _Snapshot(NamedTuple):
@@ -306,9 +303,9 @@ class _Meter:
         self._rule = rule_of(optimizer, self._dtype)
         self._values = _reader(variables, self._dtype)
         self._squares: Callable[[], list[Tensor]] | None = None
-        self._copy, self._difference, self._measure = (
-            _compiled(f) for f in (_copied, self._step, self._measured)
-        )
+        copies = functools.partial(tree.map_structure, ops.copy)
+        compiled = map(_compiled, (copies, self._step, self._measured))
+        self._copy, self._difference, self._measure = compiled
         self.begin()
 
     def begin(self) -> None:
@@ -320,6 +317,20 @@ class _Meter:
         self._before: _Snapshot | None = None  # the step that goes on
         self._previous: _Step | None = None  # the step before, if it was looked at
         self._start: list[Tensor] | None = None  # the values where the span began
+
+    def take_over(self, other: "_Meter") -> None:
+        """Go on from a meter of more variables, in the batch in which the optimizer was built."""
+        if other._before and {*self.key} <= {*other.key}:
+            values = other._apart(other._before.values)
+            chosen = [
+                x for x, like in zip(values, other._variables, strict=True) if id(like) in self.key
+            ]
+            self._start = self._joined(chosen)
+            self._before = other._before._replace(values=self._start)
+            self.batches, self.record = (
+                other.batches,
+                other.record._replace(window=self.record.window),
+            )
 
     def reset(self) -> None:
         """Begin a window."""
@@ -340,8 +351,7 @@ class _Meter:
         # A MultiOptimizer has none. Callbacks may set another one after the step.
         rate = ops.cast(getattr(optimizer, "learning_rate", 0.0), self._dtype)
         if self.batches % self._accumulated == 0:
-            iterations = ops.convert_to_tensor(optimizer.iterations)
-            self._before = self._copy(self._values(), iterations, rate)
+            self._before = self._copy(self._now(rate))
             if self._start is None:
                 self._start = self._before.values
                 self.record = self.record._replace(told=self._before.iterations)
@@ -358,24 +368,27 @@ class _Meter:
             return
         before, self._before = self._before, None
         previous, self._previous = self._previous, None
-        iterations = ops.convert_to_tensor(self._optimizer.iterations)
-        now = _Snapshot(self._values(), iterations, before.rate)
+        now = self._now(before.rate)
         if self._sampling.measures(n):
             ends = self._sampling.ends_span(n)
             self.record, step = self._measure(
                 self.record,
                 self._start if ends else None,
-                previous or _Step([0 * ops.cast(x, self._dtype) for x in before.values], ops.equal(1, 0)),
+                previous
+                or _Step([0 * ops.cast(x, self._dtype) for x in before.values], ops.equal(1, 0)),
                 before,
                 now,
-                *self._dynamics(before.rate),
+                self._dynamics(before.rate),
                 ops.convert_to_tensor(self._sampling.weight(n)),
             )
             if ends:
-                self._start = self._copy(*now).values
+                self._start = self._copy(now.values)
         else:
             step = self._difference(before, now)
         self._previous = step if self._sampling.precedes(n) else None
+
+    def _now(self, rate: Tensor) -> _Snapshot:
+        return _Snapshot(self._values(), ops.convert_to_tensor(self._optimizer.iterations), rate)
 
     @property
     def _accumulated(self) -> int:
@@ -399,13 +412,10 @@ class _Meter:
 
     def _step(self, before: _Snapshot, now: _Snapshot) -> _Step:
         """The displacements, less decoupled weight decay."""
-        size, decays = len(before.values), self._decays
         shrink = 1 - (self._optimizer.weight_decay or 0) * before.rate
-        pairs = zip(self._apart(before.values), self._apart(now.values), decays, strict=True)
+        pairs = zip(self._apart(before.values), self._apart(now.values), self._decays, strict=True)
         moved = [y - (x * shrink if decay else x) for x, y, decay in pairs]
-        if size < len(moved):
-            moved = [ops.concatenate(moved)]
-        return _Step(moved, ops.equal(now.iterations - before.iterations, 1))
+        return _Step(self._joined(moved), ops.equal(now.iterations - before.iterations, 1))
 
     def _measured(
         self,
@@ -414,13 +424,12 @@ class _Meter:
         previous: _Step,
         before: _Snapshot,
         now: _Snapshot,
-        dynamics: core.Dynamics,
-        squares: list[Tensor] | None,
+        dynamics: tuple[core.Dynamics, list[Tensor] | None],
         weight: Tensor,
     ) -> tuple[_Record, _Step]:
         """With one more measured step, which ends a span if the values at its start are given."""
         step = self._step(before, now)
-        mass, path = None, None
+        (how, squares), mass, path = dynamics, None, None
         if squares is not None and self._rule.mass:
             mass = [self._rule.mass(x, now.iterations) for x in self._apart(squares)]
         if start is not None:
@@ -429,7 +438,7 @@ class _Meter:
         window = record.window.step(now.iterations - record.told, xp=ops).measure(
             core.moments(*moved, mass, path, xp=ops),
             self.layout,
-            dynamics,
+            how,
             weight=weight,
             paired=previous.applied,
             applied=step.applied,
@@ -443,9 +452,8 @@ class _Meter:
             values = ops.split(values[0], np.cumsum(self.layout.sizes)[:-1].tolist())
         return [ops.cast(x, self._dtype) for x in values]
 
-
-def _copied(values: list[Tensor], iterations: Tensor, rate: Tensor) -> _Snapshot:
-    return _Snapshot([ops.copy(x) for x in values], ops.copy(iterations), ops.copy(rate))
+    def _joined(self, values: list[Tensor]) -> list[Tensor]:
+        return [ops.concatenate(values)] if TENSORFLOW else values
 
 
 def _reader(variables: list[Variable], dtype: str) -> Callable[[], list[Tensor]]:
@@ -453,7 +461,7 @@ def _reader(variables: list[Variable], dtype: str) -> Callable[[], list[Tensor]]
 
     There each argument of a graph takes some 0.1 ms, which for those of a ResNet-20 is half a step.
     """
-    if keras.backend.backend() != "tensorflow":
+    if not TENSORFLOW:
         return lambda: [ops.convert_to_tensor(x) for x in variables]
     import tensorflow as tf
 
@@ -467,19 +475,17 @@ def _reader(variables: list[Variable], dtype: str) -> Callable[[], list[Tensor]]
 
 def _compiled(f: Callable[..., Any]) -> Callable[..., Any]:
     """``f`` as one call of the backend."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
+    compiled: Callable[..., Any]
+    if JAX:
+        from jax import jit as compiled
+    elif TENSORFLOW:
+        from tensorflow import function as compiled
+    else:
+        from torch import no_grad
 
-        return jax.jit(f)
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        graph: Callable[..., Any] = tf.function(f)
-        return graph
-    import torch
-
-    return torch.no_grad()(f)
+        compiled = no_grad()
+    graph: Callable[..., Any] = compiled(f)
+    return graph
 
 
 def _values_of(model: Any, state: Any) -> AbstractContextManager[Any]:
@@ -487,7 +493,11 @@ def _values_of(model: Any, state: Any) -> AbstractContextManager[Any]:
     if not JAX:
         return nullcontext()
     lists = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
-    pairs = [pair for xs, values in zip(lists, state, strict=False) for pair in zip(xs, values, strict=True)]
+    pairs = [
+        pair
+        for xs, values in zip(lists, state, strict=False)
+        for pair in zip(xs, values, strict=True)
+    ]
     return keras.StatelessScope(pairs)
 
 

@@ -121,7 +121,7 @@ if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.
     FRAMEWORKS = {f"keras on {os.environ['KERAS_BACKEND']}": (in_keras, U32)}
 
 
-REBUILT = (in_numpy, in_torch, in_jax)  # on coolmomentum.thermometer
+REBUILT = (in_numpy, in_torch, in_jax, in_keras)  # on coolmomentum.thermometer
 
 
 @pytest.fixture

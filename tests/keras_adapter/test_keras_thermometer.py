@@ -12,9 +12,9 @@ from exact import U32
 from keras_tools import BACKEND, numpy
 
 from coolmomentum import CoolingSchedule, learning_rate_from_sgd
-from coolmomentum._thermometer_before import READINGS, Rows, Window, pair_sums
 from coolmomentum.keras import CoolMomentum, Thermometer
 from coolmomentum.keras._thermometer import _Meter
+from coolmomentum.thermometer import READINGS, Dynamics, Layout, Sampling, Window, moments
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((104, 3)).astype("float32")
@@ -51,24 +51,23 @@ class Path(keras.callbacks.Callback):
         self.steps.append([numpy(x).astype("float64") for x in self.model.trainable_variables])
 
 
-def window_of(xs, schedule, dt2, shrink):
+def readings_of(xs, schedule, dt2, shrink):
     """The core's readings of the last epoch from the path in float64; every=2, span=4."""
-    rows = Rows(tuple(x.size for x in xs[0]), (2, 2))
-    window, start = Window.empty(np.zeros(len(rows))), xs[0]
+    layout = Layout(tuple("abcd"), tuple(x.size for x in xs[0]), ("ab", "cd"), ((0, 1), (2, 3)))
+    sampling, window, start = Sampling(2, 4), Window.empty(np.zeros(len(layout))), xs[0]
+    now = [0 * x for x in xs[0]]
     for n in range(1, len(xs)):
+        before, now = now, [b - shrink * a for a, b in zip(xs[n - 1], xs[n], strict=True)]
+        window = window.next() if n % STEPS == 1 else window
         window = window.step()
-        if n % 2 == 0:
-            before, now = (
-                [b - shrink * a for a, b in zip(xs[i - 1], xs[i], strict=True)] for i in (n - 1, n)
-            )
-            window = window.add(pair_sums(before, now), rows, rho=schedule(n - 1), dt2=dt2)
-        if n % 4 == 0:
-            way = [x - x0 for x, x0 in zip(xs[n], start, strict=True)]
-            sums = [[np.sum(y * z) for y, z in zip(way, zs, strict=True)] for zs in (way, now)]
-            window, start = window.end_span(*map(np.array, sums), rows, rho=schedule(n - 1)), xs[n]
-        if n % STEPS == 0 and n + 1 < len(xs):
-            window = window.closed()
-    return window.read(rows)
+        if sampling.measures(n):
+            ends = sampling.ends_span(n)
+            path = [x - x0 for x, x0 in zip(xs[n], start, strict=True)] if ends else None
+            table = moments(now, before, path=path)
+            how, weight = Dynamics(schedule(n - 1), dt2), sampling.weight(n)
+            window = window.measure(table, layout, how, weight=weight, paired=n > 1)
+            start = xs[n] if ends else start
+    return window.readings(layout)
 
 
 def assert_reads(thermometer, model, expected):
@@ -103,10 +102,11 @@ def test_it_reads_what_the_window_of_the_core_reads(tmp_path):
         Thermometer(2, 4),
     )
     history = fit(model, path, thermometer, keras.callbacks.CSVLogger(file), epochs=2)
-    assert_reads(thermometer, model, window_of(path.steps, schedule, 0.02, 1))
+    assert_reads(thermometer, model, readings_of(path.steps, schedule, 0.02, 1))
     with file.open() as lines:
         rows = list(csv.DictReader(lines))
-    for name in ("rescaled_temperature", "temperature", "rho", "freeze_out"):
+    assert list(history) == ["loss", "rescaled_temperature", "temperature", "rho", "freeze_out"]
+    for name in list(history)[1:]:
         assert [float(row[name]) for row in rows] == history[name]
         assert history[name][-1] == thermometer.read()[name]
     assert history["temperature"][1] < history["temperature"][0]
@@ -118,7 +118,7 @@ def test_decoupled_weight_decay_is_no_displacement():
     path, thermometer = Path(), Thermometer(2, 4)
     fit(model, path, thermometer)
     dt2 = learning_rate_from_sgd(0.02, 0.5)
-    assert_reads(thermometer, model, window_of(path.steps, lambda _: 0.5, dt2, 1 - 0.5 * 0.02))
+    assert_reads(thermometer, model, readings_of(path.steps, lambda _: 0.5, dt2, 1 - 0.5 * 0.02))
 
 
 def correlation_of(pairs):
@@ -259,13 +259,15 @@ def test_all_weights_count_the_moving_statistics():
 
 
 def test_bad_arguments():
-    """Fail at once, and reading before the end of an epoch does."""
+    """Fail at once, and reading by what is not there does."""
     with pytest.raises(ValueError, match="span must be a multiple of every, 3: 10"):
         Thermometer(3, 10)
     with pytest.raises(ValueError, match="readings must be one of"):
         Thermometer(readings=["heat"])
-    with pytest.raises(RuntimeError, match="after the end of an epoch"):
-        Thermometer().read()
+    with pytest.raises(ValueError, match="by must be one of"):
+        Thermometer().read("layer")
+    with pytest.raises(TypeError, match="reset must be"):
+        Thermometer().read(reset="no")
 
 
 NUMBERS = ("__float__", "__int__", "__bool__", "__array__", "item", "tolist", "numpy")
@@ -307,7 +309,6 @@ def host_reads(monkeypatch):
 def test_no_step_waits(monkeypatch, host_reads, optimizer):
     """Looking at the variables asks the device for no number; the end of the epoch does."""
     looked, asked = [], []
-    look, close = _Meter.look, _Meter.close
 
     def counting(of, entries):
         def call(*arguments, **options):
@@ -318,9 +319,27 @@ def test_no_step_waits(monkeypatch, host_reads, optimizer):
 
         return call
 
-    monkeypatch.setattr(_Meter, "look", counting(look, looked))
-    monkeypatch.setattr(_Meter, "close", counting(close, asked))
+    for hook in ("before", "after"):
+        monkeypatch.setattr(_Meter, hook, counting(getattr(_Meter, hook), looked))
+    monkeypatch.setattr(Thermometer, "read", counting(Thermometer.read, asked))
     fit(model_of(optimizer()), Thermometer(2, 4))
-    assert len(looked) > STEPS / 2
+    assert len(looked) > 2 * STEPS / 2
     assert sum(looked) == 0
     assert asked[0] > 0
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="it compiles nothing there")
+def test_the_measurement_is_compiled_twice(monkeypatch):
+    """With and without the end of a span, whatever the step, the window and the fit."""
+    traces = []
+    measured = _Meter._measured
+
+    def counting(*arguments):
+        traces.append(1)
+        return measured(*arguments)
+
+    monkeypatch.setattr(_Meter, "_measured", counting)
+    model, thermometer = model_of(keras.optimizers.SGD(0.02, momentum=0.5)), Thermometer(2, 4)
+    for _ in range(2):
+        fit(model, thermometer, epochs=2)
+    assert len(traces) == 2
