@@ -36,11 +36,12 @@ if keras.backend.backend() == "torch":
     from coolmomentum.keras._foreach import is_on_host, take_step
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """The coefficients of one step: 0-d tensors in the widest dtype of the variables, or floats."""
 
     rho: Tensor
     step_size: Tensor  # Eq. 16
+    force_scale: Tensor | None = None  # of a heat bath
 
 
 @keras.saving.register_keras_serializable(package="coolmomentum")
@@ -252,7 +253,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
                 variable.assign(number)
 
     def update_step(
-        self, gradient: Tensor, variable: Variable, learning_rate: "Tensor | _Step"
+        self, gradient: Tensor, variable: Variable, learning_rate: "Tensor | Step"
     ) -> None:
         """One step of one variable, Eq. 14.
 
@@ -262,7 +263,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         variable : one that the optimizer was built with.
         learning_rate : of this step; or the coefficients already worked out from it.
         """
-        if not isinstance(learning_rate, _Step):
+        if not isinstance(learning_rate, Step):
             learning_rate = self._step(learning_rate, [variable])
         dtype = wide_dtype([variable])
         displacement = self._displacements[self._get_variable_index(variable)]
@@ -287,26 +288,27 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         In place of the learning rate they go the way that Keras has for it, through the replicas of
         a TensorFlow strategy.
         """
-        if keras.backend.backend() != "torch":
+        step = learning_rate
+        if not isinstance(step, Step):
             step = self._step(learning_rate, trainable_variables)
+        if keras.backend.backend() != "torch":
             super()._backend_update_step(grads, trainable_variables, step)
             return
-        if is_on_host(self._iterations.value):
-            rho, rate = self.rho, float(learning_rate)
-            step = _Step(rho, step_size(rate, rho))
-            self._last_learning_rate.value.fill_(rate)
-        else:
-            step = self._step(learning_rate, trainable_variables)
         index = [self._get_variable_index(variable) for variable in trainable_variables]
         take_step(
             [variable.value for variable in trainable_variables],
             grads,
             [self._displacements[i].value for i in index],
-            **step._asdict(),
+            rho=step.rho,
+            step_size=step.step_size,
         )
 
-    def _step(self, learning_rate: Any, variables: list[Variable]) -> _Step:
+    def _step(self, learning_rate: Any, variables: list[Variable]) -> Step:
         """The coefficients of a step, whose learning rate is kept."""
+        if keras.backend.backend() == "torch" and is_on_host(self._iterations.value):
+            rho, rate = self.rho, float(learning_rate)
+            self._last_learning_rate.value.fill_(rate)
+            return Step(rho, step_size(rate, rho))
         dtype = wide_dtype(variables)
         # Not _iterations, which counts microbatches when gradients are accumulated.
         rho = self._rho_at(self.iterations, dtype)
@@ -314,7 +316,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         # A copy: on JAX two variables must not have one array.
         kept = ops.copy(ops.cast(learning_rate, self._last_learning_rate.dtype))
         self._last_learning_rate.assign(kept)
-        return _Step(rho, step_size(learning_rate, rho))
+        return Step(rho, step_size(learning_rate, rho))
 
     def _rho_at(self, step: Tensor, dtype: str) -> Tensor:
         return rho_at(self._schedule, self._cooling(), step, dtype)

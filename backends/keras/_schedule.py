@@ -95,12 +95,16 @@ def schedule_config(schedule: Schedule, total_steps: int | None) -> dict[str, An
     """The arguments that mean this schedule to the constructor, as Keras can write them."""
     if isinstance(schedule, CoolingSchedule):
         return dataclasses.asdict(schedule) | {"schedule": None}
-    registered = schedule if inspect.isfunction(schedule) else type(schedule)
-    name = keras.saving.get_registered_name(registered)
-    if keras.saving.get_registered_object(name) is not registered:
-        raise TypeError(
-            "schedule must be a CoolingSchedule, or registered with "
-            f"keras.saving.register_keras_serializable, to be saved: {schedule!r}"
-        )
-    serialized = keras.saving.serialize_keras_object(schedule)
+    serialized = registered("schedule", schedule, "a CoolingSchedule, or ")
     return {"total_steps": total_steps, "schedule": serialized}
+
+
+def registered(name: str, value: Any, others: str = "") -> Any:
+    """A function of the step as Keras can write it, or the error that says what it lacks."""
+    kind = value if inspect.isfunction(value) else type(value)
+    if keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind:
+        raise TypeError(
+            f"{name} must be {others}registered with "
+            f"keras.saving.register_keras_serializable, to be saved: {value!r}"
+        )
+    return keras.saving.serialize_keras_object(value)

@@ -1,5 +1,6 @@
 """One suite for the heat baths of all frameworks: each is the reference, given its own draws."""
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,7 +99,30 @@ def in_torch(run: Run, *, seed: int = 0) -> Walk:
     return Walk(positions, normals)
 
 
+def in_keras(run: Run, *, seed: int = 0) -> Walk:
+    """An optimizer of its own, whose draws are those that it keeps, or makes again if white."""
+    import keras
+
+    from coolmomentum.keras import Langevin
+    from coolmomentum.keras._langevin import _normals
+    from coolmomentum.thermal import draw_key
+
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in SHAPES]
+    how = {"schedule": run.cooling, "temperature": run.temperature, "noise": run.noise}
+    optimizer = Langevin(run.learning_rate, seed=seed, **how)
+    positions, normals = [], []
+    for n, gradients in enumerate(run.gradients):
+        step = keras.ops.convert_to_tensor(n, keras.backend.standardize_dtype("int"))
+        keys = [(draw_key(seed, i, 0), step, shape) for i, shape in enumerate(SHAPES)]
+        normals.append([keras.ops.convert_to_numpy(_normals(*key, "float32")) for key in keys])
+        optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in gradients], variables)
+        positions.append([x.numpy().copy() for x in variables])
+    return Walk(positions, normals)
+
+
 FRAMEWORKS = {"jax": in_jax, "torch": in_torch}
+if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.py
+    FRAMEWORKS = {f"keras on {os.environ['KERAS_BACKEND']}": in_keras}
 
 
 @pytest.fixture(params=FRAMEWORKS.values(), ids=FRAMEWORKS.keys())
