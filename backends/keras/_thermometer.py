@@ -1,10 +1,10 @@
 """A callback that measures what the steps of any optimizer do, and writes it into the logs."""
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Any, NamedTuple
 
 import keras
@@ -182,7 +182,7 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
             self._batches += 1
             if looks:
                 self._look(_Meter.after, result[1] if JAX else None)
-            elif self._meter:
+            elif self._meter and self._meter.batches is not None:
                 self._meter.batches += 1
             return result
 
@@ -260,8 +260,8 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
         if 0 < steps <= batches:
             return core.why_unmeasured(window, self._sampling)
         return (
-            f"no reading: the optimizer took {steps} steps in {batches} batches, and one in each can "
-            "be measured; if another optimizer steps, name it: Thermometer(optimizer=...)"
+            f"no reading: the optimizer took {steps} steps in {batches} batches, and one in each "
+            "can be measured; if another optimizer steps, name it: Thermometer(optimizer=...)"
         )
 
 
@@ -303,9 +303,8 @@ class _Meter:
         self._rule = rule_of(optimizer, self._dtype)
         self._values = _reader(variables, self._dtype)
         self._squares: Callable[[], list[Tensor]] | None = None
-        copies = functools.partial(tree.map_structure, ops.copy)
-        compiled = map(_compiled, (copies, self._step, self._measured))
-        self._copy, self._difference, self._measure = compiled
+        self._copy = _compiled(lambda tensors: tree.map_structure(ops.copy, tensors))
+        self._difference, self._measure = _compiled(self._step), _compiled(self._measured)
         self.begin()
 
     def begin(self) -> None:
@@ -477,28 +476,29 @@ def _compiled(f: Callable[..., Any]) -> Callable[..., Any]:
     """``f`` as one call of the backend."""
     compiled: Callable[..., Any]
     if JAX:
-        from jax import jit as compiled
-    elif TENSORFLOW:
-        from tensorflow import function as compiled
-    else:
-        from torch import no_grad
+        import jax
 
-        compiled = no_grad()
-    graph: Callable[..., Any] = compiled(f)
-    return graph
+        compiled = jax.jit(f)
+    elif TENSORFLOW:
+        import tensorflow as tf
+
+        compiled = tf.function(f)
+    else:
+        import torch
+
+        compiled = torch.no_grad()(f)
+    return compiled
 
 
 def _values_of(model: Any, state: Any) -> AbstractContextManager[Any]:
-    """Where the variables have the values of a compiled step: on JAX these are not in them."""
+    """Where the variables have the values of a compiled step: on JAX they do not hold them."""
     if not JAX:
         return nullcontext()
     lists = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
-    pairs = [
-        pair
-        for xs, values in zip(lists, state, strict=False)
-        for pair in zip(xs, values, strict=True)
-    ]
-    return keras.StatelessScope(pairs)
+    scope: AbstractContextManager[Any] = keras.StatelessScope(
+        [*chain.from_iterable(map(zip, lists, state))]
+    )
+    return scope
 
 
 def _iterations(optimizer: Any) -> Tensor:
