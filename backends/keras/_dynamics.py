@@ -7,9 +7,11 @@ import keras
 from keras import ops
 
 from coolmomentum.keras._common import Tensor, Variable
+from coolmomentum.keras._langevin import Langevin
 from coolmomentum.keras._optimizer import CoolMomentum
 from coolmomentum.langevin import adam_mass
-from coolmomentum.thermometer import Dynamics, adagrad, adam, rms_mass, rmsprop, sgd
+from coolmomentum.thermal import Noise
+from coolmomentum.thermometer import Bath, Dynamics, adagrad, adam, rms_mass, rmsprop, sgd
 
 known = keras.optimizers
 
@@ -20,6 +22,7 @@ class Rule(NamedTuple):
     dynamics: Callable[[Tensor], Dynamics]  # of the learning rate
     squares: Callable[[], list[Variable]] | None = None  # what the masses are made of; else 1
     mass: Callable[[Tensor, Tensor], Tensor] | None = None  # of these, after so many steps
+    noise: Noise | None = None  # of a heat bath, which a compiled function cannot take
 
 
 def rule_of(optimizer: Any, dtype: str) -> Rule:
@@ -38,8 +41,15 @@ def rule_of(optimizer: Any, dtype: str) -> Rule:
     def root(square: Tensor, _: Tensor) -> Tensor:
         return rms_mass(square + optimizer.epsilon)
 
+    def in_bath(rate: Tensor) -> Dynamics:
+        n = optimizer.iterations - 1
+        bath = Bath(optimizer.bath_temperature(n, dtype), optimizer.noise)
+        return Dynamics(optimizer._rho_at(n, dtype), rate, bath)
+
     if steps_as(CoolMomentum):
         return Rule(lambda rate: Dynamics(optimizer._rho_at(optimizer.iterations - 1, dtype), rate))
+    if steps_as(Langevin):
+        return Rule(in_bath, noise=optimizer.noise)
     if steps_as(known.SGD) and not (optimizer.nesterov and optimizer.momentum):
         return Rule(lambda rate: sgd(rate, optimizer.momentum))
     if steps_as(known.Adam):

@@ -122,12 +122,13 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
         Warns
         -----
         UserWarning
-            Once, if nothing was measured in the window: the warning says why.
+            Once, if nothing was measured in the window, or the walk is more than 5 per cent hotter
+            than its bath: the warning says why.
         """
         _check.flag("reset", reset)
         window, layout = self._on_host()
         reading = core.report(window, layout, by)
-        why = self._why(window)
+        why = self._why(window) or core.why_hotter(core.report(window, layout), layout)
         if why and not self._warned:
             self._warned = True
             warnings.warn(why, stacklevel=2)
@@ -395,7 +396,7 @@ class _Meter:
 
     def _dynamics(self, rate: Tensor) -> tuple[core.Dynamics, list[Tensor] | None]:
         """Rho and dt**2 of the step, and what its masses are made of."""
-        rho, dt2 = self._rule.dynamics(rate)
+        rho, dt2, bath = self._rule.dynamics(rate)
         squares = None
         if self._rule.squares and len(self._variables) > len(self.key) - 1:
             dt2 = None  # what does not walk has no mass
@@ -404,7 +405,8 @@ class _Meter:
                 squares, index = self._rule.squares(), self._optimizer._get_variable_index
                 self._squares = _reader([squares[index(x)] for x in self._variables], self._dtype)
             squares = self._squares()
-        known = [x if x is None else ops.cast(x, self._dtype) for x in (rho, dt2)]
+        numbers = (rho, dt2, bath and bath.temperature)
+        known = [x if x is None else ops.cast(x, self._dtype) for x in numbers]
         return core.Dynamics(*known), squares
 
     # --- compiled ---------------------------------------------------------------------------------
@@ -429,6 +431,8 @@ class _Meter:
         """With one more measured step, which ends a span if the values at its start are given."""
         step = self._step(before, now)
         (how, squares), mass, path = dynamics, None, None
+        if self._rule.noise:
+            how = how._replace(bath=core.Bath(how.bath, self._rule.noise))
         if squares is not None and self._rule.mass:
             mass = [self._rule.mass(x, now.iterations) for x in self._apart(squares)]
         if start is not None:

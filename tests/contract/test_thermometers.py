@@ -121,17 +121,6 @@ if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.
     FRAMEWORKS = {f"keras on {os.environ['KERAS_BACKEND']}": (in_keras, U32)}
 
 
-REBUILT = (in_numpy, in_torch, in_jax, in_keras)  # on coolmomentum.thermometer
-
-
-@pytest.fixture
-def sampled(framework):
-    """A framework whose thermometer measures each of the first ten steps."""
-    if framework[0] not in REBUILT:
-        pytest.xfail("its thermometer still has the old core")
-    return framework
-
-
 @pytest.fixture(params=FRAMEWORKS.values(), ids=FRAMEWORKS.keys())
 def framework(request):
     """What reads a walk in each framework, and the unit roundoff of what it computes in."""
@@ -246,9 +235,9 @@ def test_the_parameters_do_not_matter(framework):
             assert reading["rescaled_temperature"] == near(exact, u, 8)
 
 
-def test_the_first_reading_exists_after_two_steps(sampled):
+def test_the_first_reading_exists_after_two_steps(framework):
     """At every=10 two steps of 1 and 2 have the mean square 5/2, and a correlation."""
-    read, u = sampled
+    read, u = framework
     reading, _ = read(moved([[np.ones(2)], [np.full(2, 2.0)]], 0.5, 0.25, every=10))
     assert reading["steps"] == 2
     assert reading["rescaled_temperature"] == near(5 / 2, u)
@@ -257,9 +246,9 @@ def test_the_first_reading_exists_after_two_steps(sampled):
     assert math.isnan(reading["freeze_out"])
 
 
-def test_the_first_steps_do_not_count_more(sampled):
+def test_the_first_steps_do_not_count_more(framework):
     """Ten steps of 3 and ten of 1 have the mean square 5, though only one of the latter is seen."""
-    read, u = sampled
+    read, u = framework
     steps = [[np.full(2, 3.0 if n < 10 else 1.0)] for n in range(20)]
     reading, _ = read(moved(steps, 0.5, 0.25, every=10))
     assert reading["rescaled_temperature"] == near(5, u)
