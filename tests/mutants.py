@@ -504,8 +504,8 @@ KERAS_MUTANTS = [
     Mutant(
         "factor (1 + rho) / 2 dropped",
         "keras/_optimizer.py",
-        "            step = _Step(rho, step_size(rate, rho))",
-        "            step = _Step(rho, rate)",
+        "            return Step(rho, step_size(rate, rho))",
+        "            return Step(rho, rate)",
         contract(EXACT, KERAS),
     ),
     Mutant(
