@@ -929,7 +929,7 @@ def _begin(request: pytest.FixtureRequest, config: Path, output: Path, name: str
             stderr=lines,
         )
     request.addfinalizer(lambda: _kill_session(process))
-    return process, options, log, output / name / "config" / "report-torch.parquet.up"
+    return process, options, log, output / name / "config" / "torch.parquet.up"
 
 
 def _kill_session(process: subprocess.Popen) -> None:

@@ -229,7 +229,9 @@ class _Bench:
 
     def _run_framework(self, name: str, framework: str, config: File) -> pd.DataFrame:
         stem = self._output / f"{name}-{framework}"
-        file, result = stem.with_suffix(".yml"), stem.with_suffix(".parquet")
+        # benchopt keeps what runs write beside the result: in one place for all files, so that a
+        # run that two of them ask for is made once.
+        file, result = stem.with_suffix(".yml"), self._output / f"{framework}.parquet"
         file.write_text(yaml.safe_dump(config, sort_keys=False))
         result.unlink(missing_ok=True)  # benchopt would write beside it
         runs = config["n-repetitions"] * sum(_cells(of) for _, of in solvers(config))

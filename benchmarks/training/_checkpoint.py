@@ -19,17 +19,20 @@ from benchmarks.training._files import write_whole
 __all__ = ["Checkpoint"]
 
 NAME = "checkpoint.npz"
-MEMBERS = ("identity", "epochs", "records", "state")
+MEMBERS = ("identity", "about", "epochs", "records", "state")
 
 
 class Checkpoint:
     """The checkpoint of one run, in a folder of its own.
 
-    ``identity`` is whatever must be the same when the run goes on.
+    ``identity`` is whatever must be the same when the run goes on; ``about`` says what run it is,
+    for those who read its records before all others are made.
     """
 
-    def __init__(self, folder: Path | None, identity: str) -> None:
-        self._folder, self._identity = folder, identity
+    def __init__(
+        self, folder: Path | None, identity: str, about: dict[str, Any] | None = None
+    ) -> None:
+        self._folder, self._identity, self._about = folder, identity, about or {}
         self._warned = False
 
     def read(self) -> tuple[int, list[dict[str, Any]], bytes] | None:
@@ -63,7 +66,8 @@ class Checkpoint:
         """Replace what was written before. A full disk is no reason to stop training."""
         if self._folder is None:
             return
-        values = self._identity, epochs, json.dumps(records), np.frombuffer(state, np.uint8)
+        said = json.dumps(self._about), epochs, json.dumps(records)
+        values = self._identity, *said, np.frombuffer(state, np.uint8)
         its: dict[str, Any] = {
             name: np.asarray(value) for name, value in zip(MEMBERS, values, strict=True)
         }

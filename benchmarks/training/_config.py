@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from benchmarks.training import _data
-from benchmarks.training._frameworks import FRAMEWORKS, unavailable
+from benchmarks.training._frameworks import FRAMEWORKS, OPTIONS, unavailable
 from benchmarks.training._results import CELL
 from benchmarks.training._rules import TUNED, impossible
 
@@ -47,7 +47,7 @@ def read(config: str, asked: list[str] | None = None) -> Config:
     )
     if folder is None:
         raise UnavailableError(f"config must be a folder with a report.yml: {config}")
-    reports = {path.stem: _file(path) for path in sorted(folder.glob("*.yml"))}
+    reports = {path.stem: _file(path) for path in sorted(folder.glob("*.yml"), key=_stem)}
     tuning = reports.pop("tuning", None)
     if asked:
         reported = dict.fromkeys(name for of in reports.values() for name, _ in solvers(of))
@@ -96,6 +96,10 @@ def _file(path: Path) -> File:
     return file
 
 
+def _stem(path: Path) -> str:
+    return path.stem  # "report" before "report-2"
+
+
 def _rules(cells: dict[str, Any]) -> list[str]:
     return cells["rule"] if isinstance(cells["rule"], list) else [cells["rule"]]
 
@@ -120,3 +124,14 @@ def _problems(tuning: File | None, reports: dict[str, File]) -> Iterator[str]:
                     yield f"rules must be in tuning.yml to be reported: {rule}"
             if TUNED in cells.values() and (missing := [n for n in CELL if n not in cells]):
                 yield f"{name}: what is tuned must also have {', '.join(missing)}"
+    yield from _unlike([*reports.values(), *([tuning] if tuning else [])])
+
+
+def _unlike(files: list[File]) -> Iterator[str]:
+    """Options that only some of the rules would have."""
+    for framework, options in OPTIONS.items():
+        every = [cells for of in files for name, cells in solvers(of) if name == framework]
+        for option in options:
+            if len(values := {str(cells.get(option, False)) for cells in every}) > 1:
+                has = ", ".join(sorted(values))
+                yield f"{framework}: {option} must be the same for all rules and files: {has}"
