@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.training._files import write_whole
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "finished"]
 
 NAME = "checkpoint.npz"
 MEMBERS = ("identity", "about", "epochs", "records", "state")
@@ -86,6 +86,23 @@ class Checkpoint:
                 "goes on, but would start again if it were interrupted",
                 file=sys.stderr,
             )
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """The records of all runs in there that have made their last epoch, in the order they did.
+
+    Each record has what the checkpoint's ``about`` says of its run. Others may be in progress.
+    """
+    lines = []
+    for path in sorted(folder.rglob(NAME), key=lambda path: path.stat().st_mtime):
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                about, records = (json.loads(str(file[name])) for name in ("about", "records"))
+        except Exception:  # a broken one, whose run begins again
+            continue
+        if records and (records[-1]["diverged"] or records[-1]["epoch"] == about["epochs"]):
+            lines += [about | record for record in records]
+    return lines
 
 
 def _digest(members: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """A config: the files of a folder, read and checked before any run, so that no run is in vain."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,16 @@ from benchmarks.training._frameworks import FRAMEWORKS, OPTIONS, unavailable
 from benchmarks.training._results import CELL
 from benchmarks.training._rules import TUNED, impossible
 
-__all__ = ["CONFIGS", "Config", "File", "UnavailableError", "read", "solvers", "with_choice"]
+__all__ = [
+    "CONFIGS",
+    "Config",
+    "File",
+    "UnavailableError",
+    "number_of_runs",
+    "read",
+    "solvers",
+    "with_choice",
+]
 
 HERE = Path(__file__).parent
 CONFIGS = HERE / "configs"
@@ -42,12 +52,7 @@ def read(config: str, asked: list[str] | None = None) -> Config:
     UnavailableError, UnavailableDataError
         If it could not be run to its end, as far as that can be known before.
     """
-    folder = next(
-        (f for f in (CONFIGS / config, Path(config)) if (f / "report.yml").exists()), None
-    )
-    if folder is None:
-        raise UnavailableError(f"config must be a folder with a report.yml: {config}")
-    reports = {path.stem: _file(path) for path in sorted(folder.glob("*.yml"), key=_stem)}
+    folder, reports = _files(config)
     tuning = reports.pop("tuning", None)
     if asked:
         reported = dict.fromkeys(name for of in reports.values() for name, _ in solvers(of))
@@ -66,6 +71,18 @@ def read(config: str, asked: list[str] | None = None) -> Config:
     return Config(folder.name, tuning, reports)
 
 
+def number_of_runs(config: str) -> int:
+    """How many runs a config has, each once where several files ask for it."""
+    runs = {
+        (of["dataset"], of["objective"], framework, str(cell), repetition)
+        for of in _files(config)[1].values()
+        for framework, cells in solvers(of)
+        for cell in product(*([x] if not isinstance(x, list) else x for x in cells.values()))
+        for repetition in range(of["n-repetitions"])
+    }
+    return len(runs)
+
+
 def solvers(of: File) -> list[tuple[str, dict[str, Any]]]:
     """The frameworks of a file, each with some cells."""
     return [(name, cells) for solver in of["solver"] for name, cells in solver.items()]
@@ -81,6 +98,15 @@ def with_choice(cells: dict[str, Any], choice: pd.DataFrame | None) -> list[dict
         | {n: float(choice.loc[rule, n]) for n in CELL[1:] if cells[n] == TUNED}
         for rule in _rules(cells)
     ]
+
+
+def _files(config: str) -> tuple[Path, dict[str, File]]:
+    """The folder of a config, and its files by their names."""
+    folders = CONFIGS / config, Path(config)
+    folder = next((f for f in folders if (f / "report.yml").exists()), None)
+    if folder is None:
+        raise UnavailableError(f"config must be a folder with a report.yml: {config}")
+    return folder, {path.stem: _file(path) for path in sorted(folder.glob("*.yml"), key=_stem)}
 
 
 def _file(path: Path) -> File:
