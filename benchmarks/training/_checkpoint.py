@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.training._files import write_whole
 
-__all__ = ["Checkpoint", "finished"]
+__all__ = ["Checkpoint", "all_records", "finished"]
 
 NAME = "checkpoint.npz"
 MEMBERS = ("identity", "about", "epochs", "records", "state")
@@ -93,6 +93,15 @@ def finished(folder: Path) -> list[dict[str, Any]]:
 
     Each record has what the checkpoint's ``about`` says of its run. Others may be in progress.
     """
+    return _records(folder, only_finished=True)
+
+
+def all_records(folder: Path) -> list[dict[str, Any]]:
+    """The same of all runs, as far as they are."""
+    return _records(folder, only_finished=False)
+
+
+def _records(folder: Path, *, only_finished: bool) -> list[dict[str, Any]]:
     lines = []
     for path in sorted(folder.rglob(NAME), key=lambda path: path.stat().st_mtime):
         try:
@@ -100,7 +109,8 @@ def finished(folder: Path) -> list[dict[str, Any]]:
                 about, records = (json.loads(str(file[name])) for name in ("about", "records"))
         except Exception:  # a broken one, whose run begins again
             continue
-        if records and (records[-1]["diverged"] or records[-1]["epoch"] == about["epochs"]):
+        ends = records and (records[-1]["diverged"] or records[-1]["epoch"] == about["epochs"])
+        if ends or not only_finished:
             lines += [about | record for record in records]
     return lines
 
