@@ -1,8 +1,8 @@
 """On a GPU: what the other tests hold on a CPU, and what only a GPU can show.
 
 The references are NumPy's, in float64. ``python -m benchmarks.gpu`` runs this file alone on a
-borrowed machine, without the fixtures and the packages of the other tests. ``COOLMOMENTUM_GPU=cuda``
-says that there must be one; with ``cpu`` this is rehearsed on a CPU, but for what only CUDA has.
+borrowed machine, without the fixtures and the packages of the other tests, and with
+``COOLMOMENTUM_GPU=cuda``: there must be a GPU. With ``cpu`` all is rehearsed that is not CUDA's.
 """
 
 import os
@@ -18,9 +18,10 @@ from coolmomentum.torch import CoolMomentum, Thermometer  # noqa: E402
 DEVICE = os.environ.get("COOLMOMENTUM_GPU", "cuda")
 CUDA = DEVICE == "cuda"
 REQUIRED = "COOLMOMENTUM_GPU" in os.environ
+if not (REQUIRED or torch.cuda.is_available()):
+    pytest.skip("no GPU", allow_module_level=True)
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not (REQUIRED or torch.cuda.is_available()), reason="no GPU"),
     pytest.mark.filterwarnings("ignore::UserWarning"),  # frameworks warn of their own ways
 ]
 only_cuda = pytest.mark.skipif(not CUDA, reason="a CPU has no streams")
