@@ -187,7 +187,9 @@ class TorchTrainer:
                 pixels = augmented(pixels, drawn, xp)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             logits = self._model(pixels)
-        loss = cross_entropy(logits.float(), labels) + self._penalty()
+        if self._autocast:
+            logits = logits.float()
+        loss = cross_entropy(logits, labels) + self._penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
