@@ -19,6 +19,7 @@ import pytest
 from benchmarks.gpu import luggage
 from benchmarks.gpu.__main__ import RULES, main
 from benchmarks.training import _data
+from benchmarks.training._checkpoint import all_records
 
 ROOT = Path(__file__).parent.parent
 # What an image for machine learning may lack, or this project alone has; the wheel brings the last.
@@ -72,7 +73,7 @@ def test_the_command_in_miniature(
     runs = json.loads((found / "training.json").read_text())
     for rule in RULES:
         own = [run for run in runs if run["rule"] == rule]
-        assert [(run["epoch"], run["epochs"]) for run in own] == [(0, 2), (1, 2), (2, 2)]
+        assert [(run["epoch"], run["epochs"]) for run in own] == [(0, 3), (1, 3), (2, 3), (3, 3)]
         assert all(np.isfinite(run["training_loss"]) for run in own)
     (one,) = {run["training_loss"] for run in runs if run["epoch"] == 0}  # the same weights
     assert one > 0
@@ -82,7 +83,7 @@ def test_the_command_in_miniature(
     assert again.returncode == 0, again.stdout + again.stderr
     for part in ("checks", "speed-torch", "speed-jax"):
         assert f"== {part}: done before, status 0" in again.stdout
-    assert ": epoch 1 of 2: " not in again.stdout
+    assert ": epoch 1 of 3: " not in again.stdout
     assert json.loads((found / "training.json").read_text()) == runs
 
 
@@ -107,12 +108,15 @@ def test_training_that_was_cut_off_goes_on_elsewhere(
     assert len(theirs) == len(RULES)
     assert not alive
     assert not (cut / "training.json").exists()
+    done = [run["epoch"] for run in all_records(cut)]
+    assert done.count(3) < len(RULES)  # they have not trained on
     resumed = [*alone, str(whole), "--resume", str(cut)]
     ended = subprocess.run(resumed, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     runs = json.loads((whole / "training.json").read_text())
-    assert [run["epoch"] for run in runs if run["rule"] == "sgd-step"] == [0, 1, 2]
-    assert "coolmomentum: epoch 2 of 2, test accuracy " in ended.stdout
+    assert [run["epoch"] for run in runs if run["rule"] == "sgd-step"] == [0, 1, 2, 3]
+    assert "coolmomentum: epoch 3 of 3, test accuracy " in ended.stdout
+    assert ": epoch 1 of 3" not in ended.stdout
 
 
 def test_a_part_ends_when_its_time_is_over(

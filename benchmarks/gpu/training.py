@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.miniature:
-        images, epochs, batch, measured = simulated(), 2, 16, 0
+        images, epochs, batch, measured = simulated(), 3, 16, 0
     else:
         images, epochs, batch, measured = cifar10(validation=0), 200, 32, MEASURED
     problem = Problem(

@@ -185,13 +185,15 @@ class TorchTrainer:
         if self._problem.augment:
             with self._device:  # where what is made in there belongs
                 pixels = augmented(pixels, drawn, xp)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            logits = self._model(pixels)
-        if self._autocast:
-            logits = logits.float()
-        loss = cross_entropy(logits, labels) + self._penalty()
+        loss = cross_entropy(self._logits(pixels), labels) + self._penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        if not self._autocast:
+            return self._model(pixels)  # type: ignore[no-any-return]  # not typed in PyTorch
+        with torch.autocast(self._device.type, torch.bfloat16):
+            return self._model(pixels).float()  # type: ignore[no-any-return]
 
     def _penalty(self) -> Tensor | float:
         if not self._decay:
