@@ -6,14 +6,18 @@ CONFIG ?= laptop-digits
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo benchmark figures agreement mutants speed test test-lowest test-pythons lint clean
+.PHONY: demo benchmark figures agreement mutants speed test test-lowest test-pythons lint gpu-luggage clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.training demo $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
 
-# CONFIG=laptop-digits, laptop-cifar10, gpu, paper, or ci (for tests): see benchmarks/README.md.
+# CONFIG=laptop-digits, laptop-cifar10, laptop-resnet20, gpu, paper, or ci (for tests): see benchmarks/README.md.
 benchmark: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.training $(CONFIG) $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
+
+# What a machine with a GPU and without a network needs for `python -m benchmarks.gpu`.
+gpu-luggage: $(VENV)/demo.stamp
+	$(BIN)/python -m benchmarks.gpu.luggage
 
 # Those of README and docs; they are committed.
 figures: $(VENV)/demo.stamp
@@ -64,7 +68,7 @@ mutants: $(VENV)/dev.stamp
 	$(BIN)/python tests/mutants.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-* results
+	rm -rf $(VENV) $(VENV)-* results luggage
 
 # One stamp for each set of extras: a change of the requirements installs anew.
 $(VENV)/%.stamp: pyproject.toml constraints.txt

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,21 +38,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.training import _checkpoint, _data, _jax
-from benchmarks.training.__main__ import main
+from benchmarks.training.__main__ import _locked, main
 from benchmarks.training._checkpoint import Checkpoint
+from benchmarks.training._config import number_of_runs, read, solvers
 from benchmarks.training._data import Images, digits
 from benchmarks.training._figures import figures
+from benchmarks.training._frameworks import trainer as new_trainer
 from benchmarks.training._jax import JaxTrainer
 from benchmarks.training._jax_networks import variables
-from benchmarks.training._networks import initial_weights
+from benchmarks.training._networks import initial_weights, layers
 from benchmarks.training._noise import gradient_noise, predicted_rescaled_temperature
 from benchmarks.training._problem import Batch, Problem, augmented, epoch_of
-from benchmarks.training._results import read_results, write_results
+from benchmarks.training._results import CELL, read_results, write_results
 from benchmarks.training._rules import RULES, Settings, learning_rates, momenta
 from benchmarks.training._runs import Record, run
 from benchmarks.training._tables import best_of_k, chosen, half_width, paired_differences
 from benchmarks.training._torch import TorchTrainer
 from benchmarks.training._torch_graph import recorded
+from coolmomentum import adiabatic_rho0
 
 NETWORKS = ["mlp", "convnet", "resnet20"]
 SGD = Settings("sgd", 1.0, 0.0)
@@ -99,6 +103,58 @@ def test_networks_give_the_same_logits(network: str) -> None:
         {"params": parameters, "batch_stats": statistics}, problem.training.pixels, False
     )
     np.testing.assert_allclose(ours, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_options_for_speed_change_logits_by_roundings_only(network: str) -> None:
+    """channels_last by 1e-5 of the largest logit; autocast, to bfloat16, by 2**-8 for each layer.
+
+    bfloat16 has 8 bits. The gradients are of float32 all the same, and so is what is measured.
+    """
+    problem = _problem(network)
+    logits, losses, measured = [], [], []
+    for options in ({}, {"channels_last": True}, {"autocast": True}):
+        trainer = TorchTrainer(problem, SGD, **options)
+        trainer.start(_weights(problem))
+        measured.append(trainer.measure())
+        trainer._model.train().register_forward_hook(lambda *call: logits.append(call[-1]))
+        (batch,) = trainer._split(epoch_of(problem, 0, 0).batches)
+        losses.append(float(trainer._backward(*batch)))
+        assert trainer._gradient().dtype == torch.float32
+    exact, in_another_order, rough = (x.detach() for x in logits)
+    kinds = [layer.kind for layer in layers(network, problem.shape, problem.classes)]
+    bound = len([kind for kind in kinds if kind != "norm"]) * 2**-8
+    unit = float(exact.abs().max())
+    torch.testing.assert_close(in_another_order, exact, rtol=0, atol=1e-5 * unit)
+    torch.testing.assert_close(rough.float(), exact, rtol=0, atol=bound * unit)
+    assert [x.dtype for x in (exact, rough)] == [torch.float32, torch.bfloat16]
+    assert losses[1:] == [pytest.approx(losses[0], rel=rel) for rel in (1e-5, bound)]
+    assert measured[2] == measured[0]
+
+
+@pytest.mark.parametrize("option", ["channels_last", "autocast"])
+def test_options_reach_the_network_and_go_on_from_a_checkpoint(option: str) -> None:
+    """A run with them goes on to the bit, and is not that without them."""
+    problem, settings = (
+        replace(_short_problem("convnet"), epochs=3),
+        Settings("coolmomentum", 1, 0.9),
+    )
+    numbers = [of(settings, 3, problem.steps) for of in (learning_rates, momenta)]
+
+    def trained(trainer: TorchTrainer, *epochs: int) -> str:
+        return repr(
+            [trainer.train(epoch_of(problem, 0, i), *(x[i] for x in numbers)) for i in epochs]
+        )
+
+    whole, resumed = (new_trainer("torch", problem, settings, **{option: True}) for _ in range(2))
+    for each in (whole, resumed):
+        each.start(_weights(problem))
+    kernels = [x for x in whole._parameters if x.ndim == 4]
+    last = [x.is_contiguous(memory_format=torch.channels_last) for x in kernels[1:]]
+    assert all(last) == (option == "channels_last")
+    trained(whole, 0)
+    resumed.restore(whole.state())
+    assert trained(resumed, 1, 2) == trained(whole, 1, 2)
 
 
 def test_resnet20_has_the_same_gradient_in_torch_and_jax() -> None:
@@ -596,6 +652,106 @@ def test_a_page_and_figures_are_drawn(ci: Path, capsys: pytest.CaptureFixture[st
         assert text in svg
 
 
+def test_what_is_finished_is_drawn_before_the_end(
+    ci: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same records as of a whole run, and how many runs they are of how many.
+
+    What is broken, or not at its last epoch, does not count. The folder may be in use.
+    """
+    copy = tmp_path / "results" / "ci"
+    shutil.copytree(ci / "torch", copy / "torch")
+    drawing = ["ci", "--draw", "--output", str(copy.parent), "--to", str(tmp_path / "drawn")]
+    drawn = tmp_path / "drawn" / "ci"
+    whole, _ = read_results(ci / "results.parquet")
+    known = [c for c in whole if c not in ("seconds", "kernel", "processor", "processors", "gpu")]
+    of_report = sorted(copy.glob("torch/*/*report*/*/*/checkpoint.npz"))
+    for count, each in ((8, None), (7, of_report[0]), (6, of_report[3]), (4, None)):
+        if count == 7:
+            each.write_bytes(each.read_bytes()[:-9])
+        elif count == 6:
+            with np.load(each) as file:
+                records = json.loads(str(file["records"]))[:-1]
+                members = {**file, "records": json.dumps(records)}
+            np.savez(each, **members)
+        elif count == 4:
+            for path in of_report:
+                path.unlink()
+            shutil.rmtree(drawn)
+        capsys.readouterr()
+        with _locked(copy):
+            assert main(drawing) == (2 if count == 4 else 0)
+        if count == 4:
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.endswith("(4 of 8 runs are finished, none of a report)")
+            break
+        number = f"Not all runs are finished: {count} of 8. Seeds of each rule: "
+        said = " ".join(capsys.readouterr().out.split())
+        page = (drawn / "report.html").read_text()
+        assert number in said
+        assert number in page
+        ours, _ = read_results(drawn / "results.parquet")
+        assert ours.seconds.isna().all()
+        order = [*CELL, "seed", "epoch"]
+        merged = ours[known].merge(whole[known], how="left", indicator=True)
+        assert (merged._merge == "both").all()
+        assert len(ours.groupby(order[:-1])) == count
+    assert not drawn.exists()
+    assert {path.name for path in copy.iterdir()} == {"torch", ".lock"}
+
+
+def test_runs_that_do_not_belong_together_are_not_drawn(
+    ci: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of other code, or of another cell, that an interrupted command has left there."""
+    for key, value, message in (
+        ("code", "other", "has runs of several codes: "),
+        ("lr", 7.0, "has reports of several cells: coolmomentum in torch"),
+    ):
+        copy = tmp_path / key / "ci"
+        shutil.copytree(ci / "torch", copy / "torch")
+        path = min(copy.glob("torch/*/*report*/*rule=coolmomentum,*/rep_0/checkpoint.npz"))
+        with np.load(path) as file:
+            members = {**file, "about": json.dumps(json.loads(str(file["about"])) | {key: value})}
+        np.savez(path, **members)
+        assert main(["ci", "--draw", "--output", str(copy.parent)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"{copy} {message}")
+
+
+def test_a_run_that_two_files_ask_for_is_made_once(tmp_path: Path) -> None:
+    """The second file only reads it, and adds a seed."""
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "report.yml").write_text(CONFIG.replace("repetitions: 2", "repetitions: 1"))
+    assert main([str(config), "--output", str(tmp_path)]) == 0
+    (first,) = tmp_path.rglob("checkpoint.npz")
+    before = first.stat()
+    (config / "report-2.yml").write_text(CONFIG)
+    assert number_of_runs(str(config)) == 2
+    assert main([str(config), "--output", str(tmp_path)]) == 0
+    assert len(list(tmp_path.rglob("checkpoint.npz"))) == 2
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    runs, _ = read_results(tmp_path / "config" / "results.parquet")
+    assert runs.groupby("seed").epoch.apply(list).tolist() == [[*range(13)]] * 2
+
+
+def test_the_long_run_is_what_its_protocol_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rho0 is adiabatic in the tuning; three seeds in turn of the same rules; 30 runs."""
+    monkeypatch.setattr("benchmarks.training._data.cifar10", lambda: None)
+    name, tuning, reports = read("laptop-resnet20")
+    assert tuning is not None
+    steps = 45_000 // 128 * 5
+    for (_, cells), law in zip(solvers(tuning), ("paper", "linear"), strict=False):
+        assert cells["momentum"] == 0.987 <= adiabatic_rho0(steps, law=law)
+    for _, cells in solvers(tuning):
+        assert np.diff(np.log10(cells["lr"])) == pytest.approx([0.5, 0.5], abs=0.01)
+    repetitions = [of.pop("n-repetitions") for of in reports.values()]
+    assert (list(reports), repetitions) == (["report", "report-2", "report-3"], [1, 2, 3])
+    assert all(of == reports["report"] for of in reports.values())
+    assert number_of_runs(name) == 30
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "iso8859-1", "utf-8"])
 def test_the_table_can_be_read_in_any_encoding(
     ci: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
@@ -929,7 +1085,7 @@ def _begin(request: pytest.FixtureRequest, config: Path, output: Path, name: str
             stderr=lines,
         )
     request.addfinalizer(lambda: _kill_session(process))
-    return process, options, log, output / name / "config" / "report-torch.parquet.up"
+    return process, options, log, output / name / "config" / "torch.parquet.up"
 
 
 def _kill_session(process: subprocess.Popen) -> None:
@@ -1161,6 +1317,16 @@ TUNED = "{rule: coolmomentum, lr: tuned, momentum: tuned, weight_decay: tuned}"
             CONFIG.replace("{rule: coolmomentum, lr: 0.01, momentum: 0.9}", TUNED),
             CONFIG.replace("coolmomentum", "sgd"),
             "rules must be in tuning.yml to be reported: coolmomentum",
+        ),
+        (
+            CONFIG.replace("momentum: 0.9", "momentum: 0.9, autocast: true"),
+            CONFIG,
+            "torch: autocast must be the same for all rules and files: False, True",
+        ),
+        (
+            CONFIG + "  - torch: {rule: sgd, lr: 0.1, momentum: 0.9, channels_last: true}",
+            None,
+            "torch: channels_last must be the same for all rules and files: False, True",
         ),
         (
             CONFIG,

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import product
+from math import nan
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +33,7 @@ from benchmarks.training._config import (
     Config,
     File,
     UnavailableError,
+    number_of_runs,
     read,
     solvers,
     with_choice,
@@ -45,6 +47,8 @@ from benchmarks.training._results import (
     RESULTS,
     ResultsError,
     read_benchopt,
+    read_finished,
+    read_results,
     write_results,
 )
 from benchmarks.training._tables import chosen
@@ -72,13 +76,15 @@ def _main(arguments: Sequence[str], console: Terminal) -> int:
     parser = _parser()
     options, for_benchopt = parser.parse_known_args(arguments)
     if options.draw and (for_benchopt or options.frameworks):
-        parser.error("--draw draws whatever is in the results, and takes no option but --output")
+        parser.error("--draw draws whatever is in the results, and takes no option but these two")
+    if options.to and not options.draw:
+        parser.error("--to is for --draw")
     try:
+        about = {"command": shlex.join(["python", "-m", "benchmarks.training", *arguments])}
         if options.draw:
             for config in options.configs:
-                _draw(options.output / Path(config).name, console)
+                _draw(config, options.output, options.to, about, console)
             return 0
-        about = {"command": shlex.join(["python", "-m", "benchmarks.training", *arguments])}
         for config in [read(config, options.frameworks) for config in options.configs]:
             _run(config, options.output / config.name, for_benchopt, about, console)
     except (UnavailableError, UnavailableDataError) as error:
@@ -163,16 +169,56 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("configs", nargs="+", help=f"of: {', '.join(names)}; or folders of your own")
     add("--frameworks", nargs="+", choices=FRAMEWORKS, help="only these; tune in the first of them")
-    add("--draw", action="store_true", help="make no runs: page and figures anew from the results")
+    add("--draw", action="store_true", help="make no runs: page and figures of what is finished")
+    add("--to", type=Path, help="of --draw: there, without times, even while runs are being made")
     add("--output", type=Path, default=Path("results"), help="a folder in it for each config")
     return parser
 
 
-def _draw(output: Path, console: Terminal) -> None:
-    if not (output / RESULTS).is_file():
-        raise UnavailableError(f"there are no results to draw: {output / RESULTS}")
-    with _locked(output):
-        report(output, console)
+def _draw(
+    config: str, output: Path, to: Path | None, about: dict[str, Any], console: Terminal
+) -> None:
+    """The results, or as many runs as are finished; only what is written to is locked."""
+    name = Path(config).name
+    source, target = output / name, (to or output) / name
+    file = source / RESULTS
+    runs, made = read_results(file) if file.is_file() else (pd.DataFrame(), {"partial": ""})
+    if "partial" in made:
+        runs, partial = _finished(source, number_of_runs(config))
+        made = about | {"config": name, "partial": partial}
+    target.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        if to is not None:
+            runs = runs.assign(seconds=nan)
+        if to is not None or "partial" in made:
+            write_results(target / RESULTS, runs, made)
+        report(target, console)
+
+
+def _finished(folder: Path, of: int) -> tuple[pd.DataFrame, str]:
+    """The runs that are finished, and how many they are.
+
+    Raises
+    ------
+    UnavailableError
+        If none is of the report, or if they do not belong together.
+    """
+    runs = read_finished(folder)
+    count = len(runs.groupby(_RECORD[:-1]))
+    reported = runs[runs.phase == "report"]
+    if reported.empty:
+        raise UnavailableError(
+            f"there are no results to draw: {folder / RESULTS} ({count} of {of} runs are finished, "
+            "none of a report)"
+        )
+    if (codes := runs.code.unique()).size > 1:
+        raise UnavailableError(f"{folder} has runs of several codes: {', '.join(codes)}")
+    for (framework, rule), own in reported.groupby(["framework", "rule"]):
+        if len(own[CELL].drop_duplicates()) > 1:
+            raise UnavailableError(f"{folder} has reports of several cells: {rule} in {framework}")
+    seeds = reported.groupby(["framework", "rule"], sort=False).seed.nunique()
+    each = ", ".join(f"{rule} {number}" for (_, rule), number in seeds.items())
+    return runs, f"Not all runs are finished: {count} of {of}. Seeds of each rule: {each}."
 
 
 def _run(
@@ -229,7 +275,9 @@ class _Bench:
 
     def _run_framework(self, name: str, framework: str, config: File) -> pd.DataFrame:
         stem = self._output / f"{name}-{framework}"
-        file, result = stem.with_suffix(".yml"), stem.with_suffix(".parquet")
+        # benchopt keeps what runs write beside the result: in one place for all files, so that a
+        # run that two of them ask for is made once.
+        file, result = stem.with_suffix(".yml"), self._output / f"{framework}.parquet"
         file.write_text(yaml.safe_dump(config, sort_keys=False))
         result.unlink(missing_ok=True)  # benchopt would write beside it
         runs = config["n-repetitions"] * sum(_cells(of) for _, of in solvers(config))

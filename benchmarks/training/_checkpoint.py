@@ -16,20 +16,23 @@ import numpy as np
 
 from benchmarks.training._files import write_whole
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "all_records", "finished"]
 
 NAME = "checkpoint.npz"
-MEMBERS = ("identity", "epochs", "records", "state")
+MEMBERS = ("identity", "about", "epochs", "records", "state")
 
 
 class Checkpoint:
     """The checkpoint of one run, in a folder of its own.
 
-    ``identity`` is whatever must be the same when the run goes on.
+    ``identity`` is whatever must be the same when the run goes on; ``about`` says what run it is,
+    for those who read its records before all others are made.
     """
 
-    def __init__(self, folder: Path | None, identity: str) -> None:
-        self._folder, self._identity = folder, identity
+    def __init__(
+        self, folder: Path | None, identity: str, about: dict[str, Any] | None = None
+    ) -> None:
+        self._folder, self._identity, self._about = folder, identity, about or {}
         self._warned = False
 
     def read(self) -> tuple[int, list[dict[str, Any]], bytes] | None:
@@ -63,7 +66,8 @@ class Checkpoint:
         """Replace what was written before. A full disk is no reason to stop training."""
         if self._folder is None:
             return
-        values = self._identity, epochs, json.dumps(records), np.frombuffer(state, np.uint8)
+        said = json.dumps(self._about), epochs, json.dumps(records)
+        values = self._identity, *said, np.frombuffer(state, np.uint8)
         its: dict[str, Any] = {
             name: np.asarray(value) for name, value in zip(MEMBERS, values, strict=True)
         }
@@ -82,6 +86,33 @@ class Checkpoint:
                 "goes on, but would start again if it were interrupted",
                 file=sys.stderr,
             )
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """The records of all runs in there that have made their last epoch, in the order they did.
+
+    Each record has what the checkpoint's ``about`` says of its run. Others may be in progress.
+    """
+    return _records(folder, only_finished=True)
+
+
+def all_records(folder: Path) -> list[dict[str, Any]]:
+    """The same of all runs, as far as they are."""
+    return _records(folder, only_finished=False)
+
+
+def _records(folder: Path, *, only_finished: bool) -> list[dict[str, Any]]:
+    lines = []
+    for path in sorted(folder.rglob(NAME), key=lambda path: path.stat().st_mtime):
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                about, records = (json.loads(str(file[name])) for name in ("about", "records"))
+        except Exception:  # a broken one, whose run begins again
+            continue
+        ends = records and (records[-1]["diverged"] or records[-1]["epoch"] == about["epochs"])
+        if ends or not only_finished:
+            lines += [about | record for record in records]
+    return lines
 
 
 def _digest(members: dict[str, Any]) -> str:

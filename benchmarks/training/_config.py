@@ -1,6 +1,7 @@
 """A config: the files of a folder, read and checked before any run, so that no run is in vain."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,11 +9,20 @@ import pandas as pd
 import yaml
 
 from benchmarks.training import _data
-from benchmarks.training._frameworks import FRAMEWORKS, unavailable
+from benchmarks.training._frameworks import FRAMEWORKS, OPTIONS, unavailable
 from benchmarks.training._results import CELL
 from benchmarks.training._rules import TUNED, impossible
 
-__all__ = ["CONFIGS", "Config", "File", "UnavailableError", "read", "solvers", "with_choice"]
+__all__ = [
+    "CONFIGS",
+    "Config",
+    "File",
+    "UnavailableError",
+    "number_of_runs",
+    "read",
+    "solvers",
+    "with_choice",
+]
 
 HERE = Path(__file__).parent
 CONFIGS = HERE / "configs"
@@ -42,12 +52,7 @@ def read(config: str, asked: list[str] | None = None) -> Config:
     UnavailableError, UnavailableDataError
         If it could not be run to its end, as far as that can be known before.
     """
-    folder = next(
-        (f for f in (CONFIGS / config, Path(config)) if (f / "report.yml").exists()), None
-    )
-    if folder is None:
-        raise UnavailableError(f"config must be a folder with a report.yml: {config}")
-    reports = {path.stem: _file(path) for path in sorted(folder.glob("*.yml"))}
+    folder, reports = _files(config)
     tuning = reports.pop("tuning", None)
     if asked:
         reported = dict.fromkeys(name for of in reports.values() for name, _ in solvers(of))
@@ -64,6 +69,18 @@ def read(config: str, asked: list[str] | None = None) -> Config:
     for dataset in {of["dataset"] for of in (*reports.values(), *([tuning] if tuning else []))}:
         getattr(_data, dataset.partition("[")[0])()
     return Config(folder.name, tuning, reports)
+
+
+def number_of_runs(config: str) -> int:
+    """How many runs a config has, each once where several files ask for it."""
+    runs = {
+        (of["dataset"], of["objective"], framework, str(cell), repetition)
+        for of in _files(config)[1].values()
+        for framework, cells in solvers(of)
+        for cell in product(*([x] if not isinstance(x, list) else x for x in cells.values()))
+        for repetition in range(of["n-repetitions"])
+    }
+    return len(runs)
 
 
 def solvers(of: File) -> list[tuple[str, dict[str, Any]]]:
@@ -83,6 +100,15 @@ def with_choice(cells: dict[str, Any], choice: pd.DataFrame | None) -> list[dict
     ]
 
 
+def _files(config: str) -> tuple[Path, dict[str, File]]:
+    """The folder of a config, and its files by their names."""
+    folders = CONFIGS / config, Path(config)
+    folder = next((f for f in folders if (f / "report.yml").exists()), None)
+    if folder is None:
+        raise UnavailableError(f"config must be a folder with a report.yml: {config}")
+    return folder, {path.stem: _file(path) for path in sorted(folder.glob("*.yml"), key=_stem)}
+
+
 def _file(path: Path) -> File:
     try:
         of = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -94,6 +120,10 @@ def _file(path: Path) -> File:
     if missing:
         raise UnavailableError(f"{path} must have {', '.join(missing)}")
     return file
+
+
+def _stem(path: Path) -> str:
+    return path.stem  # "report" before "report-2"
 
 
 def _rules(cells: dict[str, Any]) -> list[str]:
@@ -120,3 +150,14 @@ def _problems(tuning: File | None, reports: dict[str, File]) -> Iterator[str]:
                     yield f"rules must be in tuning.yml to be reported: {rule}"
             if TUNED in cells.values() and (missing := [n for n in CELL if n not in cells]):
                 yield f"{name}: what is tuned must also have {', '.join(missing)}"
+    yield from _unlike([*reports.values(), *([tuning] if tuning else [])])
+
+
+def _unlike(files: list[File]) -> Iterator[str]:
+    """Options that only some of the rules would have."""
+    for framework, options in OPTIONS.items():
+        every = [cells for of in files for name, cells in solvers(of) if name == framework]
+        for option in options:
+            if len(values := {str(cells.get(option, False)) for cells in every}) > 1:
+                has = ", ".join(sorted(values))
+                yield f"{framework}: {option} must be the same for all rules and files: {has}"

@@ -23,6 +23,7 @@ __all__ = [
     "Images",
     "UnavailableDataError",
     "cifar10",
+    "cifar10_files",
     "digits",
     "fashion_mnist",
     "simulated",
@@ -96,10 +97,15 @@ def cifar10(validation: int = 5_000, training: int = 0) -> Data:
     return _data(*_cifar10(), validation, training, scale=255.0)
 
 
-def _cifar10() -> tuple[_Stored, _Stored]:
+def cifar10_files() -> dict[str, bytes]:
+    """What is in its files, each with the MD5 that it should have."""
     kept_by_keras = "cifar-10-batches-py-target/cifar-10-batches-py"
     files = _contents("cifar-10-batches-py", "cifar10", kept_by_keras, CIFAR10)
-    *training_batches, test_batch = map(_cifar_batch, files)
+    return dict(zip(CIFAR10, files, strict=True))
+
+
+def _cifar10() -> tuple[_Stored, _Stored]:
+    *training_batches, test_batch = map(_cifar_batch, cifar10_files().values())
     return _Stored(*map(np.concatenate, zip(*training_batches, strict=True))), test_batch
 
 

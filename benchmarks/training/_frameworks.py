@@ -10,7 +10,9 @@ from benchmarks.training._problem import Problem
 from benchmarks.training._rules import Settings
 from benchmarks.training._trainer import Trainer
 
-__all__ = ["FRAMEWORKS", "trainer", "unavailable", "versions"]
+__all__ = ["FRAMEWORKS", "OPTIONS", "trainer", "unavailable", "versions"]
+
+OPTIONS = {"torch": ("channels_last", "autocast")}  # of the trainer, for speed; off by default
 
 FRAMEWORKS = {  # its trainer, and the packages it needs
     "torch": ("_torch.TorchTrainer", ("torch",)),
@@ -27,8 +29,8 @@ def unavailable(framework: str) -> str | None:
     return f"{', '.join(absent)} not installed: pip install '.[demo]'" if absent else None
 
 
-def trainer(framework: str, problem: Problem, settings: Settings) -> Trainer:
-    """A trainer of that framework.
+def trainer(framework: str, problem: Problem, settings: Settings, **options: bool) -> Trainer:
+    """A trainer of that framework, with its own options.
 
     Raises
     ------
@@ -40,7 +42,8 @@ def trainer(framework: str, problem: Problem, settings: Settings) -> Trainer:
         used = os.environ["KERAS_BACKEND"]
         raise RuntimeError(f"{framework} needs KERAS_BACKEND={backend}: {used}")
     module, name = FRAMEWORKS[framework][0].split(".")
-    made: Trainer = getattr(import_module(f"benchmarks.training.{module}"), name)(problem, settings)
+    new = getattr(import_module(f"benchmarks.training.{module}"), name)
+    made: Trainer = new(problem, settings, **options)
     if backend and sys.modules["keras"].backend.backend() != backend:
         used = sys.modules["keras"].backend.backend()
         raise RuntimeError(f"{framework} needs KERAS_BACKEND={backend} from the start: {used}")

@@ -30,6 +30,10 @@ class Problem:
     augment: bool = False  # shift and flip the images trained on
     measured: int = 0  # how many images of the training set are measured; 0: all
 
+    def about(self) -> dict[str, Any]:
+        """What is trained and for how long, in words and numbers."""
+        return {"network": self.network, "epochs": self.epochs, "batch": self.batch}
+
     @property
     def classes(self) -> int:
         """The number of different labels."""

@@ -68,7 +68,7 @@ def report(output: Path, console: Terminal) -> None:
     if choice is not None:
         table["lr_at_edge_of_grid"] = table.rule.map(choice.at_edge)
     table.to_csv(output / SUMMARY, index=False)
-    notes = list(_notes(runs, table))
+    notes = [*([about["partial"]] if "partial" in about else []), *_notes(runs, table)]
     sections = [f"<p>{escape(_what(reported))}</p>", _as_html(_shown(table), "summary")]
     sections += [f"<p>{escape(note)}</p>" for note in notes]
     for name, heading, figure in figures(runs):

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.training._checkpoint import finished
 from benchmarks.training._files import write_whole
 from benchmarks.training._runs import Record
 
@@ -18,6 +19,7 @@ __all__ = [
     "RESULTS",
     "ResultsError",
     "read_benchopt",
+    "read_finished",
     "read_results",
     "write_results",
 ]
@@ -58,6 +60,14 @@ def read_benchopt(path: Path) -> pd.DataFrame:
         )
     table = table.rename(columns=NAMES)
     return table[COLUMNS].astype({"gpu": "str"})
+
+
+def read_finished(folder: Path) -> pd.DataFrame:
+    """What has been finished of runs that may go on, from their checkpoints, in the same columns.
+
+    Of the machine, which benchopt describes when all runs are made, nothing is known.
+    """
+    return pd.DataFrame(finished(folder)).reindex(columns=COLUMNS)
 
 
 def write_results(path: Path, runs: pd.DataFrame, about: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from benchopt import BaseSolver
 
 import coolmomentum
 from benchmarks.training._checkpoint import Checkpoint
-from benchmarks.training._frameworks import trainer, unavailable, versions
+from benchmarks.training._frameworks import OPTIONS, trainer, unavailable, versions
 from benchmarks.training._problem import Problem
 from benchmarks.training._progress import PROGRESS
 from benchmarks.training._rules import TUNED, Settings, impossible
@@ -50,27 +50,32 @@ class TrainingSolver(BaseSolver):  # type: ignore[misc]  # benchopt is not typed
             reason = "its numbers are to be tuned first: python -m benchmarks.training does both"
         return reason is not None, reason
 
-    def set_objective(self, problem: Problem, seed: int, every_epoch: bool) -> None:
+    def set_objective(self, problem: Problem, seed: int, phase: str) -> None:
         """Take note of what is to be done."""
-        self._problem, self._seed, self._every_epoch = problem, seed, every_epoch
+        self._problem, self._seed, self._phase = problem, seed, phase
 
     def run(self, _: Any) -> None:
         """Make the run, or what is left of one that was interrupted."""
         settings = Settings(self.rule, self.lr, self.momentum, self.weight_decay)
+        options = {option: getattr(self, option) for option in OPTIONS.get(self.name, ())}
         misses = _trainer.cache_info().misses
-        theirs = _trainer(self.name, self._problem, settings)
+        theirs = _trainer(self.name, self._problem, settings, **options)
         compiled = _trainer.cache_info().misses == misses
         identity = f"seed {self._seed}, code {_code()}, versions {versions(self.name)}"
         name = f"{self.name} {self.rule} lr {self.lr:g} momentum {self.momentum:g}"
+        folder = self.get_run_output_path()
+        about = {"framework": self.name, "phase": self._phase, **settings._asdict(), **options}
+        about |= {"seed": self._seed, **self._problem.about(), "code": _code()}
+        about |= {"dataset": folder.parents[2].name, **_provenance(self.name)}
         with PROGRESS.run(name, self._problem.epochs) as show:
             self._records = run(
                 theirs,
                 self._problem,
                 settings,
                 self._seed,
-                Checkpoint(self.get_run_output_path(), identity),
+                Checkpoint(folder, identity, about),
                 show,
-                every_epoch=self._every_epoch,
+                every_epoch=self._phase == "report",
                 compiled=compiled,
             )
 

@@ -32,16 +32,32 @@ CHUNK = 1000  # images that are measured at a time
 
 
 class TorchTrainer:
-    """A network, an optimizer and the images, on the GPU if there is one."""
+    """A network, an optimizer and the images, on the GPU if there is one.
 
-    def __init__(self, problem: Problem, settings: Settings, device: str | None = None) -> None:
+    ``channels_last`` stores kernels in the order of the images, (out, height, width, in).
+    ``autocast`` trains in mixed precision: convolutions and products in bfloat16, from parameters,
+    to gradients, of float32. What is measured between epochs is measured in float32.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        settings: Settings,
+        device: str | None = None,
+        *,
+        channels_last: bool = False,
+        autocast: bool = False,
+    ) -> None:
         self._problem, self._settings = problem, settings
+        self._autocast = autocast
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if problem.network == "mlp":
             torch.set_num_threads(1)  # matrices so small that more threads only wait
         self._training = self._to_device(problem.training)
         self._held_out = self._to_device(problem.held_out)
         self._model = Network(problem.network, problem.shape, problem.classes).to(self._device)
+        if channels_last:
+            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._parameters = list(self._model.parameters())
         self._statistics = [b for b in self._model.buffers() if b.is_floating_point()]
         self._kernels = [m.weight for m in self._model.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -169,9 +185,15 @@ class TorchTrainer:
         if self._problem.augment:
             with self._device:  # where what is made in there belongs
                 pixels = augmented(pixels, drawn, xp)
-        loss = cross_entropy(self._model(pixels), labels) + self._penalty()
+        loss = cross_entropy(self._logits(pixels), labels) + self._penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        if not self._autocast:
+            return self._model(pixels)  # type: ignore[no-any-return]  # not typed in PyTorch
+        with torch.autocast(self._device.type, torch.bfloat16):
+            return self._model(pixels).float()  # type: ignore[no-any-return]
 
     def _penalty(self) -> Tensor | float:
         if not self._decay:

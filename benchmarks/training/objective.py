@@ -53,7 +53,7 @@ class Objective(BaseObjective):  # type: ignore[misc]  # benchopt is not typed
     def get_objective(self) -> dict[str, Any]:
         """What a solver gets: the problem and the seed, which are those of all solvers."""
         seed = self.get_seed(use_objective=True, use_dataset=True, use_repetition=True)
-        return {"problem": self.problem, "seed": seed, "every_epoch": self.phase == "report"}
+        return {"problem": self.problem, "seed": seed, "phase": self.phase}
 
     def evaluate_result(
         self, records: list[Record], provenance: dict[str, Any]
