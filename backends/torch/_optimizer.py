@@ -153,7 +153,7 @@ class CoolMomentum(Optimizer):
             param_group = own | checked(own, self.defaults)
         super().add_param_group(param_group)
         try:
-            _start(self.param_groups[-1], self._running_step())
+            start(self.param_groups[-1], self._running_step())
         except Exception:  # a schedule that takes no tensor, in a capturable step
             del self.param_groups[-1]
             raise
@@ -230,7 +230,7 @@ class CoolMomentum(Optimizer):
 
     @property
     def rho(self) -> float | list[float]:
-        """Momentum coefficient of the next step; a list with that of each group if they differ.
+        """Momentum coefficient of the next step; a list with one for each group if they differ.
 
         NaN where a schedule of your own fails. On an accelerator (capturable) reading it waits.
         """
@@ -258,7 +258,7 @@ class CoolMomentum(Optimizer):
             packed["state"] = plain(packed["state"])
 
         self._check_groups()
-        # A hook, so that the user's hooks see what is saved, and may make of it what they like.
+        # A hook that runs first, so that the user's hooks see the checkpoint and may change it.
         with self.register_state_dict_post_hook(without_callables, prepend=True):
             return super().state_dict()
 
@@ -306,10 +306,10 @@ class CoolMomentum(Optimizer):
                 self.state[param]["displacement"] = displacement.to(param.device, dtype)
             for index in range(len(self.param_groups)):
                 self._note_settings(index)
-            self.__dict__.pop("_dispatch", None)  # it holds the displacements of before
+            self.__dict__.pop("_dispatch", None)  # it holds the old displacements
 
-        # Hooks, because the user's hooks before them may change what is loaded, and those after
-        # them may look at it.
+        # Hooks, because the user's pre-hooks may change the checkpoint, and the user's post-hooks
+        # may look at the result.
         with (
             self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(restore, prepend=True),
@@ -375,8 +375,7 @@ class CoolMomentum(Optimizer):
                 for grad in tensors.grads:
                     to_local(grad).div_(scale.reshape(()).to(grad.device))
             if group["differentiable"]:
-                for param, grad, displacement in tensors.zipped():
-                    moved = differentiable(param, grad, displacement, step)
+                for param, moved in zip(tensors.params, differentiable(tensors, step), strict=True):
                     self.state[param]["displacement"] = moved
             else:
                 apply_step(local, step, buckets)
@@ -389,14 +388,13 @@ class CoolMomentum(Optimizer):
             self._warn_of_the_end(past_end[0])
 
     def _prepared(self) -> list[tuple[Group, TensorLists, Coefficients, TensorLists, Buckets]]:
-        """What a step moves and how, group by group; nothing if no parameter has a gradient.
+        """The tensors, coefficients and kernels of each group; none if there is no gradient at all.
 
-        All that may fail comes here, before anything has changed.
+        Everything that may fail is here, before anything has changed.
         """
         if torch.compiler.is_compiling():
             return self._plan()
-        fresh: list[Tensor] = []  # not in a copy or pickle
-        self.__dict__["_fresh"] = fresh
+        self.__dict__["_fresh"] = fresh = list[Tensor]()  # not in a copy or pickle
         try:
             return self._plan()
         except Exception:
@@ -407,29 +405,18 @@ class CoolMomentum(Optimizer):
             raise
 
     def _plan(self) -> list[tuple[Group, TensorLists, Coefficients, TensorLists, Buckets]]:
-        every = []
-        for group in self.param_groups:
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            displacements: list[Tensor] = []
-            self._init_group(group, params, grads, displacements)
-            every.append(TensorLists(params, grads, displacements))
+        every = [TensorLists([], [], []) for _ in self.param_groups]
+        for group, tensors in zip(self.param_groups, every, strict=True):
+            self._init_group(group, *tensors)
         if not any([tensors.params for tensors in every]) and self._has_parameters():
             return []
         steps = [coefficients.coefficients_for(group) for group in self.param_groups]
-        return [
-            (group, tensors, step, *self._bucketed(index, group, tensors))
-            for index, (group, tensors, step) in enumerate(
-                zip(self.param_groups, every, steps, strict=True)
-            )
-        ]
+        buckets = [self._bucketed(index, tensors) for index, tensors in enumerate(every)]
+        work = zip(self.param_groups, every, steps, buckets, strict=True)
+        return [(group, tensors, step, *bucketed) for group, tensors, step, bucketed in work]
 
     def _init_group(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        displacements: list[Tensor],
+        self, group: Group, params: list[Tensor], grads: list[Tensor], displacements: list[Tensor]
     ) -> None:
         """Fill the lists with what has a gradient. torch.compile wants this name and the lists."""
         found = [param.grad for param in group["params"]]
@@ -447,13 +434,12 @@ class CoolMomentum(Optimizer):
                     self.__dict__.setdefault("_fresh", []).append(param)
             displacements.extend([state[param]["displacement"] for param in params])
 
-    def _bucketed(
-        self, index: int, group: Group, tensors: TensorLists
-    ) -> tuple[TensorLists, Buckets]:
-        """What this process has of the tensors, and the kernel of each.
+    def _bucketed(self, index: int, tensors: TensorLists) -> tuple[TensorLists, Buckets]:
+        """The local parts of the tensors, and the kernel of each.
 
-        As in the last step, if the tensors look the same, which includes their shapes.
+        The kernels of the last step serve again if the tensors look the same, shapes included.
         """
+        group = self.param_groups[index]
         if group["differentiable"]:
             self._check_tensors(group, tensors, tensors)
             return tensors, []
@@ -499,7 +485,7 @@ class CoolMomentum(Optimizer):
         """Check what was edited by hand since the last step, as the constructor checks it."""
         if torch.compiler.is_compiling():
             return
-        # Not self.__dict__: Lightning's wrapper poses as this class and has what it wraps alone.
+        # Not self.__dict__: Lightning's wrapper poses as this class, and its __dict__ is its own.
         known = getattr(self, "_known", {})
         for index, group in enumerate(self.param_groups):
             noted = known.get(index, [None])
@@ -521,7 +507,7 @@ class CoolMomentum(Optimizer):
         given = group.get("cooling_step")
         if given is None or given is not step or not group.keys() >= _PUBLISHED:
             counted = self._running_step() if given is None else _as_step_counter(given)
-            _start(group, counted, group.get("cooling_lr", 1.0))
+            start(group, counted, group.get("cooling_lr", 1.0))
         group["cooling_idle"] = idle if isinstance(idle, str) else ""
         coefficients.refresh_rho(group)
 
@@ -651,25 +637,25 @@ class CoolMomentum(Optimizer):
         return groups
 
 
-# What a group publishes, and settings of the cooling, which are checked when they change.
+# Keys that a group publishes, and entries that are checked when they change.
 _PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
 _NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
-_KEPT = ("_known", "_last_step")  # beside what torch copies
+_KEPT = ("_known", "_last_step")  # torch copies the rest
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
 _STRIDED, _LAYOUT, _DISPLACEMENT = {torch.strided}, attrgetter("layout"), itemgetter("displacement")
 
 
-def _start(group: Group, step: Tensor, lr: Number = 1.0) -> None:
-    """Let a group begin at a step, with what is to be read from it.
+def start(group: Group, step: Tensor, lr: Number = 1.0) -> None:
+    """Let a group begin at a step, and publish its rho and last learning rate.
 
-    There is no last learning rate yet; a displacement of 0 is cold by any but 0.
+    At first there is no last learning rate: a displacement of 0 is cold by any but 0.
     """
     group.update(cooling_step=step, cooling_lr=lr, cooling_idle="")
     coefficients.place_step_counter(group)
 
 
 def _check_form(state_dict: Any) -> None:
-    """Refuse what is no checkpoint of this optimizer, before any of it is used."""
+    """Refuse anything but a checkpoint of this optimizer, before any of it is used."""
     saved = state_dict if isinstance(state_dict, dict) else {}
     groups: Any = saved.get("param_groups")
     state: Any = saved.get("state")
@@ -699,7 +685,7 @@ def _displacements_in(
 
 
 def _continued(own: Group, saved: Group) -> Group:
-    """What a group becomes when it continues a saved one; raises if that cannot be."""
+    """The settings of a group that continues a saved one; raises if it cannot."""
     kept = {name: own[name] for name in own if name not in saved}  # say, flags of later versions
     step = torch.tensor(
         validation.checked_step(saved["cooling_step"]), dtype=torch.int64, device="cpu"
@@ -725,16 +711,13 @@ def _is_good_rate(lr: Any) -> bool:
 
 def _level_of_the_caller() -> int:
     """The stacklevel of a warning that is to name the line that called step."""
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(
-        ("torch.", "coolmomentum.")
-    ):
-        level, frame = level + 1, frame.f_back
-    return level - 1
+    names = [info.frame.f_globals.get("__name__", "") for info in inspect.stack(0)]
+    ours = ("torch.", "coolmomentum.")
+    return next((i for i, name in enumerate(names) if not name.startswith(ours)), len(names))
 
 
 def _difference(own: Group, saved: Group) -> str:
-    """What to warn of when a group continues a saved one that cooled in another way."""
+    """A warning for a group that continues a saved one that cooled in another way, or ""."""
     followed = saved.get("schedule") is not None
     if own["schedule"] is not None:
         return "" if followed else "the checkpoint did not follow this optimizer's own schedule"

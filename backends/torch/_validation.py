@@ -1,4 +1,4 @@
-"""What a parameter group may hold: checks at construction, in the terms of the user."""
+"""Checks of a parameter group, in the user's terms."""
 
 import dataclasses
 from typing import Any
@@ -132,7 +132,7 @@ def check_fused(params: list[Tensor]) -> None:
 def check_tensor(text: str, value: Any, like: Tensor, read_only: bool) -> None:
     """Refuse a tensor that a kernel cannot take with a parameter, or would misread.
 
-    A gradient is only read, and autograd expands that of a sum.
+    A gradient is only read, and autograd expands the gradient of a sum.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{text} must be a tensor: {value!r}")
