@@ -118,7 +118,7 @@ def next_rho(group: Group) -> Number:
 
 
 def _rho(group: Group) -> Number:
-    """The momentum coefficient of the next step: a float, or a 0-d tensor on the counter's device."""
+    """The momentum coefficient of the next step: a float, or a 0-d tensor with the counter."""
     schedule, step = group["schedule"], group["cooling_step"]
     cooling = [group[name] for name in SCHEDULE_KEYS]
     if not _is_on_device(group):

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
-from operator import attrgetter, is_, itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from coolmomentum import _check, _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
 from coolmomentum.temperature import DisplacementSum
-from coolmomentum.thermometer import Layout
 from coolmomentum.torch import _coefficients as coefficients
 from coolmomentum.torch import _validation as validation
 from coolmomentum.torch._dispatch import Buckets, DispatchCache, apply_step, bucket_by_kernel
@@ -320,23 +319,34 @@ class CoolMomentum(Optimizer):
                 warnings.warn(message, stacklevel=2)
                 break
 
-    def _check_tensor(self, param: Tensor, name: str, value: Any, like: Tensor) -> None:
+    def _check_tensor(self, param: Tensor, name: str, value: Any, like: Tensor, **how: Any) -> None:
         """Refuse a gradient or displacement that a kernel cannot take with the parameter."""
-        text = f"the {name} of parameter {self._labels()[param]!r}"
-        validation.check_tensor(text, value, like, read_only=name == "gradient")
+        try:
+            validation.check_tensor(value, like, read_only=name == "gradient", **how)
+        except (TypeError, ValueError) as error:
+            label = self._labels()[param]
+            raise type(error)(f"the {name} of parameter {label!r} {error}") from None
 
     def _labels(self) -> dict[Tensor, str | int]:
         """Parameters with a label each: their name where it is known, else their place.
 
-        A name that comes again gets a number, ``weight#2``.
+        A name that comes again gets a number, ``weight#2``. As the thermometer's Layout, which
+        torch.compile cannot trace.
         """
         labels: dict[Tensor, str | int] = {}
+        taken: set[str | int] = set()
+        names = {name for group in self.param_groups for name in group.get("param_names", ())}
         for group in self.param_groups:
-            names = group.get("param_names", ())
+            known = group.get("param_names", ())
             for i, param in enumerate(group["params"]):
-                labels[param] = names[i] if i < len(names) else len(labels)
-        unique: Any = Layout.of(labels.values(), ()).parameters
-        return dict(zip(labels, unique, strict=True))
+                name = label = known[i] if i < len(known) else len(labels)
+                count = 1
+                while label in taken or (count > 1 and label in names):
+                    count += 1
+                    label = f"{name}#{count}"
+                taken.add(label)
+                labels[param] = label
+        return labels
 
     # --- the step -------------------------------------------------------------------------------
 
@@ -459,18 +469,13 @@ class CoolMomentum(Optimizer):
 
         Kernels do not look: they would read and write outside of the memory.
         """
-        if not _STRIDED.issuperset(map(_LAYOUT, local.grads)):
+        if any([grad.layout != torch.strided for grad in local.grads]):
             raise RuntimeError("CoolMomentum does not support sparse gradients")
         if group["fused"]:
             validation.check_fused(tensors.params)
         for param, (x, grad, displacement) in zip(tensors.params, local.zipped(), strict=True):
-            for name, value in (("gradient", grad), ("displacement", displacement)):
-                self._check_tensor(param, name, value, x)
-                if value.device != x.device:
-                    raise ValueError(
-                        f"the {name} of parameter {self._labels()[param]!r} must be on its device, "
-                        f"{x.device}: {value.device}"
-                    )
+            self._check_tensor(param, "gradient", grad, x, anywhere=False)
+            self._check_tensor(param, "displacement", displacement, x, anywhere=False)
             if not validation.has_a_place_for_each(x):
                 raise ValueError(
                     f"parameter {self._labels()[param]!r} must have a place for each number: "
@@ -543,7 +548,7 @@ class CoolMomentum(Optimizer):
             return any(int(group["cooling_step"]) for group in self.param_groups)
         every = [param.grad for group in self.param_groups for param in group["params"]]
         grads = [grad for grad in every if grad is not None]
-        if not _STRIDED.issuperset(map(_LAYOUT, grads)):
+        if any([grad.layout != torch.strided for grad in grads]):
             return False
         # Summed over all shards, so that every process comes to the same answer.
         if grads and bool(sums_of_squares([(grad != 0).float() for grad in grads]).any()):
@@ -642,7 +647,7 @@ _PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
 _NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
 _KEPT = ("_known", "_last_step")  # torch copies the rest
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
-_STRIDED, _LAYOUT, _DISPLACEMENT = {torch.strided}, attrgetter("layout"), itemgetter("displacement")
+_DISPLACEMENT = itemgetter("displacement")
 
 
 def start(group: Group, step: Tensor, lr: Number = 1.0) -> None:
