@@ -93,16 +93,13 @@ class DispatchCache:
         """Whether the kernels would be selected again and all shapes agree."""
         params, grads, displacements = tensors
         sizes = [*map(Tensor.size, params)]
-        try:
-            return (
-                len(sizes) == len(self._displacements)
-                and all(map(is_, displacements, self._displacements))
-                and sizes == [*map(Tensor.size, grads)]
-                and sizes == [*map(Tensor.size, displacements)]
-                and self._key == dispatch_key(tensors, group)
-            )
-        except RuntimeError:  # a compressed sparse gradient has no strides
-            return False
+        return (
+            len(sizes) == len(self._displacements)
+            and all(map(is_, displacements, self._displacements))
+            and sizes == [*map(Tensor.size, grads)]
+            and sizes == [*map(Tensor.size, displacements)]
+            and self._key == dispatch_key(tensors, group)
+        )
 
 
 def dispatch_key(tensors: TensorLists, group: Group) -> tuple[Any, ...]:

@@ -474,8 +474,8 @@ class CoolMomentum(Optimizer):
         if group["fused"]:
             validation.check_fused(tensors.params)
         for param, (x, grad, displacement) in zip(tensors.params, local.zipped(), strict=True):
-            self._check_tensor(param, "gradient", grad, x, anywhere=False)
-            self._check_tensor(param, "displacement", displacement, x, anywhere=False)
+            self._check_tensor(param, "gradient", grad, x, device=x.device)
+            self._check_tensor(param, "displacement", displacement, x, device=x.device)
             if not validation.has_a_place_for_each(x):
                 raise ValueError(
                     f"parameter {self._labels()[param]!r} must have a place for each number: "

@@ -129,7 +129,9 @@ def check_fused(params: list[Tensor]) -> None:
             )
 
 
-def check_tensor(value: Any, like: Tensor, *, read_only: bool, anywhere: bool = True) -> None:
+def check_tensor(
+    value: Any, like: Tensor, *, read_only: bool, device: torch.device | None = None
+) -> None:
     """Refuse a tensor that a kernel cannot take with a parameter, or would misread.
 
     A gradient is only read, and autograd expands the gradient of a sum.
@@ -142,14 +144,16 @@ def check_tensor(value: Any, like: Tensor, *, read_only: bool, anywhere: bool = 
         raise TypeError(f"must be of floating point: {value.dtype}")
     if value.is_complex() and not like.is_complex():
         raise TypeError(f"must be real, as the parameter is: {value.dtype}")
-    if value.layout != torch.strided or not (read_only or has_a_place_for_each(value)):
+    if not (read_only or has_a_place_for_each(value)):
         raise ValueError(f"must be dense and have a place for each number: {value.layout}")
-    if not anywhere and value.device != like.device:
-        raise ValueError(f"must be on its device, {like.device}: {value.device}")
+    if value.device != (device or value.device):
+        raise ValueError(f"must be on its device, {device}: {value.device}")
 
 
 def has_a_place_for_each(tensor: Tensor) -> bool:
-    """Whether no two elements share their place in memory."""
+    """Whether no two elements share their place in memory; a sparse tensor has no places."""
+    if tensor.layout != torch.strided:
+        return False
     sizes = zip(tensor.stride(), tensor.shape, strict=True)
     return tensor.numel() == 0 or not any([stride == 0 and size > 1 for stride, size in sizes])
 
