@@ -348,8 +348,8 @@ TORCH_MUTANTS = [
     Mutant(
         "thermometer: decoupled weight decay counted as displacement",
         "torch/_dynamics.py",
-        "        shrunk = known.settings.decay if moved else None\n",
-        "        shrunk = None\n",
+        "        factor = known.settings.decay_factor if moved else None\n",
+        "        factor = None\n",
         Selection(READ_TORCH, "test_it_reads_what and adamw"),
     ),
     Mutant(

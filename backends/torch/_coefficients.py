@@ -118,7 +118,7 @@ def next_rho(group: Group) -> Number:
 
 
 def _rho(group: Group) -> Number:
-    """The momentum coefficient of the next step: a float, or a 0-d tensor beside the counter."""
+    """The momentum coefficient of the next step: a float, or a 0-d tensor with the counter."""
     schedule, step = group["schedule"], group["cooling_step"]
     cooling = [group[name] for name in SCHEDULE_KEYS]
     if not _is_on_device(group):
@@ -143,7 +143,7 @@ def _dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-@lru_cache  # each is asked for twice, to be shown after a step and by the next, and by every group
+@lru_cache  # asked twice for each, to publish it and in the next step, and by every group
 def _cooled_rho(step: int, *cooling: Any) -> float:
     rho: float = cooled_rho(step, *cooling, xp=math)
     return rho

@@ -34,24 +34,22 @@ def bucket_by_kernel(tensors: TensorLists, group: Group) -> Buckets:
 
 def select_kernel(param: Tensor, grad: Tensor, displacement: Tensor, group: Group) -> Kernel:
     """The kernel for one parameter."""
-    if type(param) not in PLAIN_TYPES or _is_lazy(param) or _is_lazy(displacement):
+    is_plain = type(param) in PLAIN_TYPES and param.dtype == grad.dtype
+    if not is_plain or _is_lazy(param) or _is_lazy(displacement):
         return kernels.in_place
-    if param.dtype != grad.dtype:
-        return kernels.reference
-    if _may_be_fused(param, group) and not _is_lazy(grad):
-        fused_dtypes = kernels.FUSED_DTYPES["cpu" if param.is_cpu else "cuda"]
-        is_known = param.dtype in fused_dtypes and param.dtype == displacement.dtype
-        if is_known and _same_dense_layout(param, grad, displacement):
-            return kernels.fused
-    # One by one for half precision, or there would be float32 copies of everything at once.
-    loops = param.is_cpu and param.dtype in HALF if group["foreach"] is None else None
-    return kernels.single_tensor if loops or group["foreach"] is False else kernels.foreach
+    by_default = group["fused"] is None and group["foreach"] is None and param.is_cpu
+    if (group["fused"] or by_default) and _is_right_for_fused(param, grad, displacement):
+        return kernels.fused
+    # Half precision on the CPU by loop, or there would be float32 copies of everything at once.
+    loop_by_default = group["foreach"] is None and param.is_cpu and param.dtype in HALF
+    loop = group["foreach"] is False or loop_by_default
+    return kernels.single_tensor if loop else kernels.foreach
 
 
-def _may_be_fused(param: Tensor, group: Group) -> bool:
-    if group["fused"] is None:
-        return group["foreach"] is None and param.is_cpu
-    return bool(group["fused"])
+def _is_right_for_fused(param: Tensor, grad: Tensor, displacement: Tensor) -> bool:
+    fused_dtypes = kernels.FUSED_DTYPES["cpu" if param.is_cpu else "cuda"]
+    is_known = param.dtype in fused_dtypes and param.dtype == displacement.dtype
+    return is_known and not _is_lazy(grad) and _same_dense_layout(param, grad, displacement)
 
 
 def _is_lazy(tensor: Tensor) -> bool:
@@ -82,8 +80,8 @@ def _is_dense(tensor: Tensor) -> bool:
 class DispatchCache:
     """The buckets of a step, which the next one uses if its tensors look the same.
 
-    All of it may change in between without a notice, even the memory of a parameter; but to bucket
-    many small tensors takes longer than the step.
+    Users may change any tensor between steps, even the memory of a parameter; but bucketing many
+    small tensors takes longer than the step.
     """
 
     def __init__(self, tensors: TensorLists, group: Group) -> None:
@@ -95,22 +93,19 @@ class DispatchCache:
         """Whether the kernels would be selected again and all shapes agree."""
         params, grads, displacements = tensors
         sizes = [*map(Tensor.size, params)]
-        try:
-            return (
-                len(sizes) == len(self._displacements)
-                and all(map(is_, displacements, self._displacements))
-                and sizes == [*map(Tensor.size, grads)]
-                and sizes == [*map(Tensor.size, displacements)]
-                and self._key == dispatch_key(tensors, group)
-            )
-        except RuntimeError:  # a compressed sparse gradient has no strides
-            return False
+        return (
+            len(sizes) == len(self._displacements)
+            and all(map(is_, displacements, self._displacements))
+            and sizes == [*map(Tensor.size, grads)]
+            and sizes == [*map(Tensor.size, displacements)]
+            and self._key == dispatch_key(tensors, group)
+        )
 
 
 def dispatch_key(tensors: TensorLists, group: Group) -> tuple[Any, ...]:
-    """What kernels are selected by, where displacements are the same tensors and all shapes agree.
+    """The reasons for a selection, if displacements are the same tensors and all shapes agree.
 
-    Modules move as a whole, so one device tells.
+    A model moves to a device as a whole, so the device of the first parameter will do.
     """
     params, grads, displacements = tensors
     return (

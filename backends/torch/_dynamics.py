@@ -1,11 +1,11 @@
-"""What torch's optimizers do: their momentum, time step, masses and displacements."""
+"""How torch's optimizers move: momentum, time step, masses and displacements."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adafactor, Adagrad, Adam, Muon, Optimizer, RMSprop
 from torch.utils.hooks import RemovableHandle
 
 from coolmomentum import thermometer
@@ -14,23 +14,21 @@ from coolmomentum.torch._optimizer import CoolMomentum
 from coolmomentum.torch._reductions import local_real_view, sum_dtype, upcast
 from coolmomentum.torch._tensors import HALF, Group, Number, scalar
 
-# Keys of a group of CoolMomentum: its clock, and the momentum coefficient of its next step.
-CLOCK, RHO = "cooling_step", "cooling_rho"
 Override = float | Callable[[Group], Number] | None  # rho or dt2 as the user tells it
 
 
 class Settings(NamedTuple):
-    """What a group is set to in a step, taken before it: a hook may change it after the step."""
+    """The settings of a group in a step, taken before it: a hook may change them after the step."""
 
     rho: Number | None
     dt2: Number | None
     lr: Number | None
-    decay: Number | None  # what decoupled weight decay multiplies the parameters by
+    decay_factor: Number | None  # what decoupled weight decay multiplies the parameters by
     in_state: bool  # displacements can be read from the state after the step
 
 
 class Before(NamedTuple):
-    """What is known of a parameter before a step."""
+    """A parameter before a step."""
 
     settings: Settings
     copy: Tensor | None  # None where its displacement can be read from the state after the step
@@ -43,8 +41,8 @@ def follow(
 ) -> tuple[Optimizer, list[RemovableHandle]]:
     """The optimizer that steps, with two hooks that torch calls before and after each step.
 
-    A wrapper, as those of Lightning and Accelerate, has it as ``.optimizer``; its own hooks do not
-    run, though it may pose as the class of what it wraps.
+    The wrappers of Lightning and Accelerate have it as ``.optimizer``. Their own hooks do not run,
+    though a wrapper may pose as the class of the optimizer in it.
     """
     inner = optimizer
     while inner is not None:
@@ -54,7 +52,7 @@ def follow(
             try:
                 pre = inner.register_step_pre_hook(before)
                 return inner, [pre, inner.register_step_post_hook(after)]
-            except AttributeError:  # its constructor did not call that of torch
+            except AttributeError:  # its constructor did not call torch's
                 break
         inner = getattr(inner, "optimizer", None)
     names = [k for k, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)]
@@ -65,30 +63,29 @@ def follow(
 
 
 def settings_of(optimizer: Optimizer, group: Group, rho: Override, dt2: Override) -> Settings:
-    """The settings of a group in the step that comes next; those that are told go first."""
-    theirs = _dynamics_of(optimizer, group)
+    """The settings of a group in the step that comes next; the user's overrides go first."""
     told = [x(group) if callable(x) else x for x in (rho, dt2)]
-    decay = group.get("weight_decay", 0)
-    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, _DECOUPLED))
-    return Settings(
-        _kept(theirs.rho if told[0] is None else told[0]),
-        _kept(theirs.dt2 if told[1] is None else told[1]),
-        _kept(group["lr"]) if uses_step_of(optimizer, SGD) else None,
-        _kept(1 - scalar(group["lr"]) * decay) if decay and decoupled else None,
-        _is_in_state(optimizer, group),
-    )
+    pairs = zip(told, _dynamics_of(optimizer, group)[:2], strict=True)
+    numbers = [own if override is None else override for override, own in pairs]
+    lr = group["lr"] if uses_step_of(optimizer, SGD) else None
+    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, Adafactor | Muon))
+    decay = group.get("weight_decay", 0) if decoupled else 0
+    factor = 1 - scalar(group["lr"]) * decay if decay else None
+    in_state = _is_in_state(optimizer, group)
+    return Settings._make([*map(_snapshot, [*numbers, lr, factor]), in_state])
 
 
 def bath_of(optimizer: Optimizer) -> thermometer.Bath | None:
-    """The heat bath of the step that comes next, if there is one and the host knows the clock."""
+    """The heat bath of the step that comes next, if there is one."""
     bath = getattr(optimizer, "_bath", None) if uses_step_of(optimizer, CoolMomentum) else None
     if bath is None:
         return None
-    return thermometer.Bath(bath.temperature_at(int(optimizer.param_groups[0][CLOCK])), bath.noise)
+    step = int(optimizer.param_groups[0]["cooling_step"])
+    return thermometer.Bath(bath.temperature_at(step), bath.noise)
 
 
-def _kept(value: Any) -> Any:
-    """A number, or a tensor of one that later changes in place leave alone; None stays."""
+def _snapshot(value: Any) -> Any:
+    """A float, or a tensor of one that later changes in place leave alone; None stays."""
     if isinstance(value, Tensor):
         return value.detach().reshape(()).clone()
     return None if value is None else float(value)
@@ -97,10 +94,10 @@ def _kept(value: Any) -> Any:
 def _dynamics_of(optimizer: Optimizer, group: Group) -> thermometer.Dynamics:
     """Adam's masses are taken as constant within the step."""
     if uses_step_of(optimizer, CoolMomentum):
-        return thermometer.Dynamics(group[RHO], scalar(group["lr"]))
+        return thermometer.Dynamics(group["cooling_rho"], scalar(group["lr"]))
     if uses_step_of(optimizer, SGD) and not group["nesterov"]:
         return thermometer.sgd(scalar(group["lr"]), group["momentum"], group["dampening"])
-    if uses_step_of(optimizer, Adam) or uses_step_of(optimizer, AdamW):
+    if uses_step_of(optimizer, Adam):  # AdamW is one, with decoupled_weight_decay
         return thermometer.adam(scalar(group["lr"]), group["betas"][0])
     if uses_step_of(optimizer, RMSprop):
         return thermometer.rmsprop(scalar(group["lr"]), group["momentum"])
@@ -111,7 +108,7 @@ def _dynamics_of(optimizer: Optimizer, group: Group) -> thermometer.Dynamics:
 
 def has_masses(optimizer: Optimizer) -> bool:
     """Whether the coordinates have masses, rather than 1 each."""
-    return any(uses_step_of(optimizer, kind) for kind in (Adam, AdamW, RMSprop, Adagrad))
+    return any(uses_step_of(optimizer, kind) for kind in (Adam, RMSprop, Adagrad))
 
 
 def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
@@ -119,27 +116,32 @@ def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
     state = optimizer.state.get(param)
     if not state:  # it never moved
         return 1.0
-    if isinstance(optimizer, Adam | AdamW):
-        moment = local_real_view(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
+
+    def real(name: str) -> Tensor:
+        return upcast(local_real_view(state[name]))
+
+    mass: Tensor
+    if isinstance(optimizer, Adam):
         step = torch.as_tensor(state["step"])
-        steps = step.to(sum_dtype(step))
-        of_adam: Tensor = adam_mass(upcast(moment), group["betas"][1], steps, group["eps"])
-        return of_adam
-    mean = None
-    if isinstance(optimizer, RMSprop) and group["centered"]:
-        mean = upcast(local_real_view(state["grad_avg"]))
-    square = state["square_avg" if isinstance(optimizer, RMSprop) else "sum"]
-    of_rms: Tensor = thermometer.rms_mass(upcast(local_real_view(square)), group["eps"], mean)
-    return of_rms
+        square = real("max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
+        mass = adam_mass(square, group["betas"][1], step.to(sum_dtype(step)), group["eps"])
+    elif isinstance(optimizer, RMSprop):
+        mean = real("grad_avg") if group["centered"] else None
+        mass = thermometer.rms_mass(real("square_avg"), group["eps"], mean)
+    else:
+        mass = thermometer.rms_mass(real("sum"), group["eps"])
+    return mass
 
 
 def before(
     optimizer: Optimizer, group: Group, param: Tensor, how: Settings, closure: bool
 ) -> Before:
-    """What to know of a parameter in the step that comes next, to which a closure may be given."""
-    known = how.in_state and (isinstance(optimizer, CoolMomentum) or _is_known(optimizer, param))
-    copy = None if known else local_real_view(param).clone()
-    fused = bool(group.get("fused")) or isinstance(optimizer, CoolMomentum)
+    """The record of a parameter for the next step, which may get a closure."""
+    is_ours = isinstance(optimizer, CoolMomentum)
+    copy = None
+    if not (how.in_state and (is_ours or _is_known(optimizer, param))):
+        copy = local_real_view(param).clone()
+    fused = bool(group.get("fused")) or is_ours
     version = None if fused or hasattr(param, "to_local") else param._version
     return Before(how, copy, version, closure or param.grad is not None)
 
@@ -147,14 +149,14 @@ def before(
 def displacement(optimizer: Optimizer, param: Tensor, known: Before, keep: bool) -> Tensor:
     """The displacement of a parameter in the last step: real, and local where it is sharded.
 
-    Unless it is to be kept, that of CoolMomentum is the state itself, which the next step changes.
+    For CoolMomentum it is the state itself, which the next step changes, or a copy to keep.
     """
     moved = param.grad is not None
     if not moved:  # or its gradient was dropped after it had moved
         moved = known.had_gradient if known.version is None else param._version != known.version
     if known.copy is not None:
-        shrunk = known.settings.decay if moved else None
-        return difference(local_real_view(param), known.copy, shrunk)
+        factor = known.settings.decay_factor if moved else None
+        return difference(local_real_view(param), known.copy, factor)
     state = optimizer.state.get(param)
     if not moved or not state:
         return torch.zeros_like(local_real_view(param))
@@ -164,24 +166,25 @@ def displacement(optimizer: Optimizer, param: Tensor, known: Before, keep: bool)
     return local_real_view(state["momentum_buffer"]) * -known.settings.lr  # type: ignore[operator]
 
 
-def difference(after: Tensor, before: Tensor, shrunk: Number | None = None) -> Tensor:
-    """What a parameter moved by, apart from having been shrunk."""
-    return upcast(after) - (upcast(before) if shrunk is None else upcast(before) * shrunk)
+def difference(after: Tensor, before: Tensor, decay_factor: Number | None = None) -> Tensor:
+    """The displacement of a parameter, without its decoupled weight decay."""
+    start = upcast(before)
+    return upcast(after) - (start if decay_factor is None else start * decay_factor)
 
 
 def _is_in_state(optimizer: Optimizer, group: Group) -> bool:
-    if uses_step_of(optimizer, CoolMomentum):
-        return True
-    has_buffers = uses_step_of(optimizer, SGD) and group["momentum"] and not group["nesterov"]
+    if not uses_step_of(optimizer, SGD):
+        return uses_step_of(optimizer, CoolMomentum)
     # A buffer does not know of a step that a loss scaler skips inside the kernel.
-    return bool(has_buffers and not hasattr(optimizer, "found_inf"))
+    skips = hasattr(optimizer, "found_inf")
+    return bool(group["momentum"] and not group["nesterov"]) and not skips
 
 
 def _is_known(optimizer: Optimizer, param: Tensor) -> bool:
     """Whether the momentum buffer of SGD will have the displacement.
 
-    It does not know what the sum with a parameter of half precision loses. It is sparse if its
-    first gradient is, which a closure may bring during the step.
+    In half precision the parameter moves by less, as the sum is rounded. The buffer is sparse if
+    the first gradient is, which a closure may bring during the step.
     """
     if param.dtype in HALF:
         return False
@@ -192,9 +195,10 @@ def _is_known(optimizer: Optimizer, param: Tensor) -> bool:
 
 def clock_of(optimizer: Optimizer) -> int | None:
     """The clock of CoolMomentum where reading it does not wait, else None."""
-    if isinstance(optimizer, CoolMomentum) and (clock := optimizer.param_groups[0][CLOCK]).is_cpu:
-        return int(clock)
-    return None
+    if not isinstance(optimizer, CoolMomentum):
+        return None
+    step = optimizer.param_groups[0]["cooling_step"]
+    return int(step) if step.is_cpu else None
 
 
 def has_gradient(optimizer: Optimizer) -> bool:
@@ -225,10 +229,3 @@ def _step_of(kind: type[Optimizer]) -> Any:
     """The step of a class without the hooks that torch wraps it in, on the first class made."""
     step = kind.step
     return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
-
-
-_DECOUPLED = tuple(
-    getattr(torch.optim, name)
-    for name in ("AdamW", "Adafactor", "Muon")
-    if hasattr(torch.optim, name)
-)

@@ -45,11 +45,11 @@ def fused(tensors: TensorLists, step: Coefficients) -> None:
 
 
 def _fused_has_the_precision(step: Coefficients, dtype: torch.dtype) -> bool:
-    """Whether the kernel can be told this step: host floats, rho >= 0, and eta to full precision.
+    """Whether the kernel can take this step: host floats, rho >= 0, and eta to full precision.
 
-    It is told ``1 + eta`` and computes eta from that, wrong by up to 2**-53. This must be small
+    It takes ``1 + eta`` and computes eta from it, wrong by up to 2**-53. The error must be small
     against eta in the precision of the parameters, so float64 nearly always goes another way.
-    Momentum 0 it cannot be told: see ``_TINY``.
+    It does not take momentum 0: see ``_TINY``.
     """
     if isinstance(step.rho, Tensor) or isinstance(step.eta, Tensor) or step.rho < 0:
         return False
@@ -93,10 +93,11 @@ def _foreach_in_place(tensors: TensorLists, step: Coefficients) -> None:
 
 
 def in_place(tensors: TensorLists, step: Coefficients) -> None:
-    """One by one, the parameter by ``add_``: some tensor subclasses have little else.
+    """One by one, the parameter by ``add_``: for subclasses, and gradients of another dtype.
 
-    ``add_`` rounds the sum once, to the dtype of the parameter or as its class does. Products out
-    of place come first, as they round half precision once too; else ``mul_`` will do.
+    Some tensor subclasses have little else. ``add_`` rounds the sum once, to the dtype of the
+    parameter or as its class does. Products out of place come first, because they round half
+    precision once too; where a class has none, ``mul_`` will do.
     """
     for param, grad, displacement in tensors.zipped():
         slope = -upcast(grad, xp) if step.maximize else upcast(grad, xp)
@@ -119,40 +120,28 @@ def in_place(tensors: TensorLists, step: Coefficients) -> None:
         param.add_(moved)
 
 
-def reference(tensors: TensorLists, step: Coefficients) -> None:
-    """The core's update, one by one: for gradients of another dtype."""
+def differentiable(tensors: TensorLists, step: Coefficients) -> list[Tensor]:
+    """The core's update with its graph kept; gives back the new displacements."""
+    moved = []
     for param, grad, displacement in tensors.zipped():
-        displacement.copy_(_langevin_step_(param, param, grad, displacement, step))
-
-
-def differentiable(param: Tensor, grad: Tensor, displacement: Tensor, step: Coefficients) -> Tensor:
-    """The same with its graph kept; gives back the new displacement."""
-    # The graph may have saved the old parameter, which copy_ overwrites: hence the clone.
-    return _langevin_step_(param, param.clone(), grad, displacement, step)
-
-
-def _langevin_step_(
-    param: Tensor, x: Tensor, grad: Tensor, displacement: Tensor, step: Coefficients
-) -> Tensor:
-    """Move a parameter from x; gives back the new displacement."""
-    dx: Tensor
-    x, dx = langevin_step(
-        x,
-        displacement,
-        grad,
-        learning_rate=step.lr,
-        rho=step.rho,
-        weight_decay=step.coupled_decay or step.decoupled_decay,
-        decoupled_weight_decay=bool(step.decoupled_decay),
-        maximize=step.maximize,
-        xp=xp,
-    )
-    param.copy_(x)
-    return dx
+        x, dx = langevin_step(
+            param.clone(),  # the graph may have saved the old parameter, which copy_ overwrites
+            displacement,
+            grad,
+            learning_rate=step.lr,
+            rho=step.rho,
+            weight_decay=step.coupled_decay or step.decoupled_decay,
+            decoupled_weight_decay=bool(step.decoupled_decay),
+            maximize=step.maximize,
+            xp=xp,
+        )
+        param.copy_(x)
+        moved.append(dx)
+    return moved
 
 
 def kernel_works() -> bool:
-    """Whether this PyTorch has the kernel, with the arguments and the result of that of 2.13."""
+    """Whether this PyTorch has the kernel, with the arguments and the result it has in 2.13."""
     dtype = torch.float32  # whatever the default is
     tensors = TensorLists(
         *([torch.full((17,), x, dtype=dtype, device="cpu")] for x in (1.0, 2.0, 0.5))

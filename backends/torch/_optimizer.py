@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
-from operator import attrgetter, is_, itemgetter
+from operator import is_, itemgetter
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from coolmomentum import _check, _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
 from coolmomentum.temperature import DisplacementSum
-from coolmomentum.thermometer import Layout
 from coolmomentum.torch import _coefficients as coefficients
 from coolmomentum.torch import _validation as validation
 from coolmomentum.torch._dispatch import Buckets, DispatchCache, apply_step, bucket_by_kernel
@@ -155,7 +154,7 @@ class CoolMomentum(Optimizer):
             param_group = own | checked(own, self.defaults)
         super().add_param_group(param_group)
         try:
-            _start(self.param_groups[-1], self._running_step())
+            start(self.param_groups[-1], self._running_step())
         except Exception:  # a schedule that takes no tensor, in a capturable step
             del self.param_groups[-1]
             raise
@@ -232,7 +231,7 @@ class CoolMomentum(Optimizer):
 
     @property
     def rho(self) -> float | list[float]:
-        """Momentum coefficient of the next step; a list with that of each group if they differ.
+        """Momentum coefficient of the next step; a list with one for each group if they differ.
 
         NaN where a schedule of your own fails. On an accelerator (capturable) reading it waits.
         """
@@ -260,7 +259,7 @@ class CoolMomentum(Optimizer):
             packed["state"] = plain(packed["state"])
 
         self._check_groups()
-        # A hook, so that the user's hooks see what is saved, and may make of it what they like.
+        # A hook that runs first, so that the user's hooks see the checkpoint and may change it.
         with self.register_state_dict_post_hook(without_callables, prepend=True):
             return super().state_dict()
 
@@ -308,10 +307,10 @@ class CoolMomentum(Optimizer):
                 self.state[param]["displacement"] = displacement.to(param.device, dtype)
             for index in range(len(self.param_groups)):
                 self._note_settings(index)
-            self.__dict__.pop("_dispatch", None)  # it holds the displacements of before
+            self.__dict__.pop("_dispatch", None)  # it holds the old displacements
 
-        # Hooks, because the user's hooks before them may change what is loaded, and those after
-        # them may look at it.
+        # Hooks, because the user's pre-hooks may change the checkpoint, and the user's post-hooks
+        # may look at the result.
         with (
             self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(restore, prepend=True),
@@ -322,23 +321,34 @@ class CoolMomentum(Optimizer):
                 warnings.warn(message, stacklevel=2)
                 break
 
-    def _check_tensor(self, param: Tensor, name: str, value: Any, like: Tensor) -> None:
+    def _check_tensor(self, param: Tensor, name: str, value: Any, like: Tensor, **how: Any) -> None:
         """Refuse a gradient or displacement that a kernel cannot take with the parameter."""
-        text = f"the {name} of parameter {self._labels()[param]!r}"
-        validation.check_tensor(text, value, like, read_only=name == "gradient")
+        try:
+            validation.check_tensor(value, like, read_only=name == "gradient", **how)
+        except (TypeError, ValueError) as error:
+            label = self._labels()[param]
+            raise type(error)(f"the {name} of parameter {label!r} {error}") from None
 
     def _labels(self) -> dict[Tensor, str | int]:
         """Parameters with a label each: their name where it is known, else their place.
 
-        A name that comes again gets a number, ``weight#2``.
+        A name that comes again gets a number, ``weight#2``. As the thermometer's Layout, which
+        torch.compile cannot trace.
         """
         labels: dict[Tensor, str | int] = {}
+        taken: set[str | int] = set()
+        names = {name for group in self.param_groups for name in group.get("param_names", ())}
         for group in self.param_groups:
-            names = group.get("param_names", ())
+            known = group.get("param_names", ())
             for i, param in enumerate(group["params"]):
-                labels[param] = names[i] if i < len(names) else len(labels)
-        unique: Any = Layout.of(labels.values(), ()).parameters
-        return dict(zip(labels, unique, strict=True))
+                name = label = known[i] if i < len(known) else len(labels)
+                count = 1
+                while label in taken or (count > 1 and label in names):
+                    count += 1
+                    label = f"{name}#{count}"
+                taken.add(label)
+                labels[param] = label
+        return labels
 
     # --- the step -------------------------------------------------------------------------------
 
@@ -377,8 +387,7 @@ class CoolMomentum(Optimizer):
                 for param in tensors.params:
                     to_local(cast(Tensor, param.grad)).div_(scale.reshape(()).to(param.device))
             if group["differentiable"]:
-                for param, grad, displacement in tensors.zipped():
-                    moved = differentiable(param, grad, displacement, step)
+                for param, moved in zip(tensors.params, differentiable(tensors, step), strict=True):
                     self.state[param]["displacement"] = moved
             else:
                 apply_step(local, step, buckets)
@@ -391,14 +400,13 @@ class CoolMomentum(Optimizer):
             self._warn_of_the_end(past_end[0])
 
     def _prepared(self) -> list[tuple[Group, TensorLists, Coefficients, TensorLists, Buckets]]:
-        """What a step moves and how, group by group; nothing if no parameter has a gradient.
+        """The tensors, coefficients and kernels of each group; none if there is no gradient at all.
 
-        All that may fail comes here, before anything has changed.
+        Everything that may fail is here, before anything has changed.
         """
         if torch.compiler.is_compiling():
             return self._plan()
-        fresh: list[Tensor] = []  # not in a copy or pickle
-        self.__dict__["_fresh"] = fresh
+        self.__dict__["_fresh"] = fresh = list[Tensor]()  # not in a copy or pickle
         try:
             return self._plan()
         except Exception:
@@ -409,24 +417,17 @@ class CoolMomentum(Optimizer):
             raise
 
     def _plan(self) -> list[tuple[Group, TensorLists, Coefficients, TensorLists, Buckets]]:
-        every = []
-        for group in self.param_groups:
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            displacements: list[Tensor] = []
-            self._init_group(group, params, grads, displacements)
-            every.append(TensorLists(params, grads, displacements))
+        every = [TensorLists([], [], []) for _ in self.param_groups]
+        for group, tensors in zip(self.param_groups, every, strict=True):
+            self._init_group(group, *tensors)
         if not any([tensors.params for tensors in every]) and self._has_parameters():
             return []
         steps = [coefficients.coefficients_for(group) for group in self.param_groups]
         if self._bath is not None:
             every = self._forced(every, steps)
-        return [
-            (group, tensors, step, *self._bucketed(index, group, tensors))
-            for index, (group, tensors, step) in enumerate(
-                zip(self.param_groups, every, steps, strict=True)
-            )
-        ]
+        buckets = [self._bucketed(index, tensors) for index, tensors in enumerate(every)]
+        work = zip(self.param_groups, every, steps, buckets, strict=True)
+        return [(group, tensors, step, *bucketed) for group, tensors, step, bucketed in work]
 
     def _forced(self, every: list[TensorLists], steps: list[Coefficients]) -> list[TensorLists]:
         """The lists with other gradients, unscaled, to which the random forces were added."""
@@ -442,11 +443,7 @@ class CoolMomentum(Optimizer):
         return forced
 
     def _init_group(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        displacements: list[Tensor],
+        self, group: Group, params: list[Tensor], grads: list[Tensor], displacements: list[Tensor]
     ) -> None:
         """Fill the lists with what has a gradient. torch.compile wants this name and the lists."""
         found = [param.grad for param in group["params"]]
@@ -464,13 +461,12 @@ class CoolMomentum(Optimizer):
                     self.__dict__.setdefault("_fresh", []).append(param)
             displacements.extend([state[param]["displacement"] for param in params])
 
-    def _bucketed(
-        self, index: int, group: Group, tensors: TensorLists
-    ) -> tuple[TensorLists, Buckets]:
-        """What this process has of the tensors, and the kernel of each.
+    def _bucketed(self, index: int, tensors: TensorLists) -> tuple[TensorLists, Buckets]:
+        """The local parts of the tensors, and the kernel of each.
 
-        As in the last step, if the tensors look the same, which includes their shapes.
+        The kernels of the last step serve again if the tensors look the same, shapes included.
         """
+        group = self.param_groups[index]
         if group["differentiable"]:
             self._check_tensors(group, tensors, tensors)
             return tensors, []
@@ -490,18 +486,13 @@ class CoolMomentum(Optimizer):
 
         Kernels do not look: they would read and write outside of the memory.
         """
-        if not _STRIDED.issuperset(map(_LAYOUT, local.grads)):
+        if any([grad.layout != torch.strided for grad in local.grads]):
             raise RuntimeError("CoolMomentum does not support sparse gradients")
         if group["fused"]:
             validation.check_fused(tensors.params)
         for param, (x, grad, displacement) in zip(tensors.params, local.zipped(), strict=True):
-            for name, value in (("gradient", grad), ("displacement", displacement)):
-                self._check_tensor(param, name, value, x)
-                if value.device != x.device:
-                    raise ValueError(
-                        f"the {name} of parameter {self._labels()[param]!r} must be on its device, "
-                        f"{x.device}: {value.device}"
-                    )
+            self._check_tensor(param, "gradient", grad, x, device=x.device)
+            self._check_tensor(param, "displacement", displacement, x, device=x.device)
             if not validation.has_a_place_for_each(x):
                 raise ValueError(
                     f"parameter {self._labels()[param]!r} must have a place for each number: "
@@ -516,7 +507,7 @@ class CoolMomentum(Optimizer):
         """Check what was edited by hand since the last step, as the constructor checks it."""
         if torch.compiler.is_compiling():
             return
-        # Not self.__dict__: Lightning's wrapper poses as this class and has what it wraps alone.
+        # Not self.__dict__: Lightning's wrapper poses as this class, and its __dict__ is its own.
         known = getattr(self, "_known", {})
         for index, group in enumerate(self.param_groups):
             noted = known.get(index, [None])
@@ -538,7 +529,7 @@ class CoolMomentum(Optimizer):
         given = group.get("cooling_step")
         if given is None or given is not step or not group.keys() >= _PUBLISHED:
             counted = self._running_step() if given is None else _as_step_counter(given)
-            _start(group, counted, group.get("cooling_lr", 1.0))
+            start(group, counted, group.get("cooling_lr", 1.0))
         group["cooling_idle"] = idle if isinstance(idle, str) else ""
         coefficients.refresh_rho(group)
 
@@ -574,7 +565,7 @@ class CoolMomentum(Optimizer):
             return any(int(group["cooling_step"]) for group in self.param_groups)
         every = [param.grad for group in self.param_groups for param in group["params"]]
         grads = [grad for grad in every if grad is not None]
-        if not _STRIDED.issuperset(map(_LAYOUT, grads)):
+        if any([grad.layout != torch.strided for grad in grads]):
             return False
         # Summed over all shards, so that every process comes to the same answer.
         if grads and bool(sums_of_squares([(grad != 0).float() for grad in grads]).any()):
@@ -668,25 +659,25 @@ class CoolMomentum(Optimizer):
         return groups
 
 
-# What a group publishes, and settings of the cooling, which are checked when they change.
+# Keys that a group publishes, and entries that are checked when they change.
 _PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
 _NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
-_KEPT = ("_known", "_last_step", "_bath")  # beside what torch copies
+_KEPT = ("_known", "_last_step", "_bath")  # torch copies the rest
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
-_STRIDED, _LAYOUT, _DISPLACEMENT = {torch.strided}, attrgetter("layout"), itemgetter("displacement")
+_DISPLACEMENT = itemgetter("displacement")
 
 
-def _start(group: Group, step: Tensor, lr: Number = 1.0) -> None:
-    """Let a group begin at a step, with what is to be read from it.
+def start(group: Group, step: Tensor, lr: Number = 1.0) -> None:
+    """Let a group begin at a step, and publish its rho and last learning rate.
 
-    There is no last learning rate yet; a displacement of 0 is cold by any but 0.
+    At first there is no last learning rate: a displacement of 0 is cold by any but 0.
     """
     group.update(cooling_step=step, cooling_lr=lr, cooling_idle="")
     coefficients.place_step_counter(group)
 
 
 def _check_form(state_dict: Any) -> None:
-    """Refuse what is no checkpoint of this optimizer, before any of it is used."""
+    """Refuse anything but a checkpoint of this optimizer, before any of it is used."""
     saved = state_dict if isinstance(state_dict, dict) else {}
     groups: Any = saved.get("param_groups")
     state: Any = saved.get("state")
@@ -716,7 +707,7 @@ def _displacements_in(
 
 
 def _continued(own: Group, saved: Group) -> Group:
-    """What a group becomes when it continues a saved one; raises if that cannot be."""
+    """The settings of a group that continues a saved one; raises if it cannot."""
     kept = {name: own[name] for name in own if name not in saved}  # say, flags of later versions
     step = torch.tensor(
         validation.checked_step(saved["cooling_step"]), dtype=torch.int64, device="cpu"
@@ -742,16 +733,13 @@ def _is_good_rate(lr: Any) -> bool:
 
 def _level_of_the_caller() -> int:
     """The stacklevel of a warning that is to name the line that called step."""
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(
-        ("torch.", "coolmomentum.")
-    ):
-        level, frame = level + 1, frame.f_back
-    return level - 1
+    names = [info.frame.f_globals.get("__name__", "") for info in inspect.stack(0)]
+    ours = ("torch.", "coolmomentum.")
+    return next((i for i, name in enumerate(names) if not name.startswith(ours)), len(names))
 
 
 def _difference(own: Group, saved: Group) -> str:
-    """What to warn of when a group continues a saved one that cooled in another way."""
+    """A warning for a group that continues a saved one that cooled in another way, or ""."""
     followed = saved.get("schedule") is not None
     if own["schedule"] is not None:
         return "" if followed else "the checkpoint did not follow this optimizer's own schedule"

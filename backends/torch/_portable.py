@@ -9,9 +9,8 @@ from torch import Tensor
 
 from coolmomentum.portable import PortableState, require_serialisable, unique
 from coolmomentum.schedules import CoolingSchedule, Schedule
-from coolmomentum.torch._coefficients import place_step_counter
-from coolmomentum.torch._optimizer import CoolMomentum
-from coolmomentum.torch._tensors import Group
+from coolmomentum.torch._optimizer import CoolMomentum, start
+from coolmomentum.torch._tensors import HALF, Group
 from coolmomentum.torch._validation import SCHEDULE_KEYS, zero_displacement
 
 NamedParameters = Iterable[tuple[str, Tensor]]
@@ -51,20 +50,16 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     (1, {'weight': array([[-0.21875]], dtype=float32)})
     """
     optimizer._check_groups()
-    named = _named(optimizer, named_parameters)
-    groups = optimizer.param_groups
+    named, groups = _named(optimizer, named_parameters), optimizer.param_groups
+    coolings = [require_serialisable(_cooling(group)) for group in groups]
     return PortableState(
         clock=_one_for_all("cooling_step", [int(group["cooling_step"]) for group in groups]),
-        cooling=_one_for_all(
-            "the cooling", [require_serialisable(_cooling(group)) for group in groups]
-        ),
+        cooling=_one_for_all("the cooling", coolings),
         learning_rate=_one_for_all("lr", [float(group["lr"]) for group in groups]),
         last_learning_rate=_one_for_all(
             "last_lr", [float(group["cooling_lr"]) for group in groups]
         ),
-        displacements={
-            name: _to_numpy(_displacement(optimizer, param)) for name, (param, _) in named.items()
-        },
+        displacements={name: _displacement(optimizer, x) for name, (x, _) in named.items()},
     )
 
 
@@ -108,10 +103,8 @@ def import_state(
         displacement = zero_displacement(param, group)
         optimizer.state[param]["displacement"] = displacement.copy_(torch.from_numpy(loaded[name]))
     for group in optimizer.param_groups:
-        group["cooling_step"] = torch.tensor(saved.clock, dtype=torch.int64, device="cpu")
-        group["cooling_lr"] = saved.last_learning_rate
-        group["cooling_idle"] = ""
-        place_step_counter(group)
+        step = torch.tensor(saved.clock, dtype=torch.int64, device="cpu")
+        start(group, step, saved.last_learning_rate)
     optimizer._check_groups()
 
 
@@ -119,25 +112,21 @@ def _named(
     optimizer: CoolMomentum, named_parameters: NamedParameters
 ) -> dict[str, tuple[Tensor, Group]]:
     """The parameters of the optimizer and their groups, by name."""
-    names = {param: name for name, param in named_parameters}
-    named = [
-        (names.get(param), param, group)
-        for group in optimizer.param_groups
-        for param in group["params"]
-    ]
-    for name, param, _ in named:
-        if name is None:
+    names: dict[Tensor, str] = {param: name for name, param in named_parameters}
+    groups = {param: group for group in optimizer.param_groups for param in group["params"]}
+    for param in groups:
+        if param not in names:
             raise ValueError(
                 "named_parameters must have every parameter of the optimizer: "
                 f"one of shape {tuple(param.shape)} has no name"
             )
         if hasattr(param, "to_local"):
             raise ValueError(
-                f"parameters must be whole, and {name!r} is sharded: use "
+                f"parameters must be whole, and {names[param]!r} is sharded: use "
                 "torch.distributed.checkpoint, or gather it first"
             )
-    unique([str(name) for name, _, _ in named])
-    return {str(name): (param, group) for name, param, group in named}
+    unique([names[param] for param in groups])
+    return {names[param]: (param, group) for param, group in groups.items()}
 
 
 def _cooling(group: Group) -> Schedule:
@@ -152,14 +141,10 @@ def _one_for_all(name: str, values: list[T]) -> T:
     return first
 
 
-def _displacement(optimizer: CoolMomentum, param: Tensor) -> Tensor:
-    """Zeros where it has not moved; the state of a parameter may hold what is not ours."""
-    at_rest = torch.zeros(param.shape, dtype=torch.float32, device="cpu")
-    displacement: Tensor = optimizer.state.get(param, {}).get("displacement", at_rest)
-    return displacement
-
-
-def _to_numpy(displacement: Tensor) -> np.ndarray:
-    half = displacement.dtype in (torch.float16, torch.bfloat16)  # NumPy has no bfloat16
+def _displacement(optimizer: CoolMomentum, param: Tensor) -> np.ndarray:
+    """Zeros where it has not moved; a parameter's state may hold another's entries only."""
+    zeros = torch.zeros(param.shape, dtype=torch.float32, device="cpu")
+    displacement: Tensor = optimizer.state.get(param, {}).get("displacement", zeros)
+    half = displacement.dtype in HALF  # NumPy has no bfloat16
     values: np.ndarray = (displacement.float() if half else displacement).detach().cpu().numpy()
     return values

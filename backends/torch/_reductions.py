@@ -36,11 +36,11 @@ def sums_of_squares(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def all_reduced(tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
-    """The sums that this process has, added to those of the others.
+    """The local sums, added up over all processes.
 
     Parameters
     ----------
-    tensors : what the rows belong to; their devices and shardings count, not their values.
+    tensors : one for each row; their devices and shardings count, not their values.
     sums : shape (len(tensors), ...).
 
     Returns
@@ -72,7 +72,7 @@ def pooled_sums_of_squares(lists: Sequence[Sequence[Tensor]]) -> list[Number]:
 
     Returns
     -------
-    floats on the CPU, 0-d tensors where those would have to be waited for
+    floats on the CPU, 0-d tensors where a float would have to be waited for
     """
     arrays = [_arrays(tensors) for tensors in lists]
     if None not in arrays:

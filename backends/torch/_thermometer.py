@@ -125,7 +125,7 @@ class Thermometer:
         self._dt2 = dt2 if dt2 is None or callable(dt2) else _check.positive("dt2", dt2)
         self._also = [x for x in also if x.is_floating_point() or x.is_complex()]
         self._names = {param: name for name, param in named_parameters}
-        self._depth = 0  # of calls of the step, which may call that of its superclass
+        self._depth = 0  # of calls of the step, which may call its superclass' step
         self._why: str | None = None  # something could not be measured
         self._warned = False
         self._optimizer, self._handles = dynamics.follow(optimizer, self._before, self._after)
@@ -217,7 +217,7 @@ class Thermometer:
             self._why = f"no reading: {type(error).__name__}: {error}"
 
     def _look(self) -> None:
-        """Before a step: take what is needed to know its displacements after it."""
+        """Before a step: record the parameters, to know its displacements afterwards."""
         optimizer, self._befores = self._optimizer, None
         self._clock = dynamics.clock_of(optimizer)
         self._gradient = self._closure or dynamics.has_gradient(optimizer)
@@ -239,7 +239,7 @@ class Thermometer:
         ]
 
     def _finish(self) -> None:
-        """After a step: measure it, and keep what the next one is compared with."""
+        """After a step: measure it, and keep the displacements that the next one needs."""
         if not dynamics.was_applied(self._optimizer, self._clock, self._gradient):
             return
         self._n, self._window = self._n + 1, self._window.step(xp=xp)
@@ -272,7 +272,7 @@ class Thermometer:
     def _looks_at(self, n: int) -> bool:
         return bool(self._sampling.measures(n) or self._sampling.precedes(n))
 
-    # --- what is followed -----------------------------------------------------------------------
+    # --- the parameters -------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Begin a window, and a span, with the parameters that are there."""
@@ -354,7 +354,7 @@ class Thermometer:
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:
-    """What is another where a tensor is replaced or moved."""
+    """Differs after a tensor is replaced or moved."""
     return id(tensor), tensor.shape, tensor.dtype, tensor.device
 
 

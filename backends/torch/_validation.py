@@ -1,4 +1,4 @@
-"""What a parameter group may hold: checks at construction, in the terms of the user."""
+"""Checks of a parameter group, in the user's terms."""
 
 import dataclasses
 from typing import Any
@@ -129,25 +129,31 @@ def check_fused(params: list[Tensor]) -> None:
             )
 
 
-def check_tensor(text: str, value: Any, like: Tensor, read_only: bool) -> None:
+def check_tensor(
+    value: Any, like: Tensor, *, read_only: bool, device: torch.device | None = None
+) -> None:
     """Refuse a tensor that a kernel cannot take with a parameter, or would misread.
 
-    A gradient is only read, and autograd expands that of a sum.
+    A gradient is only read, and autograd expands the gradient of a sum.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{text} must be a tensor: {value!r}")
+        raise TypeError(f"must be a tensor: {value!r}")
     if value.shape != like.shape:
-        raise ValueError(f"{text} must have its shape, {tuple(like.shape)}: {tuple(value.shape)}")
+        raise ValueError(f"must have its shape, {tuple(like.shape)}: {tuple(value.shape)}")
     if not (value.is_floating_point() or value.is_complex()):
-        raise TypeError(f"{text} must be of floating point: {value.dtype}")
+        raise TypeError(f"must be of floating point: {value.dtype}")
     if value.is_complex() and not like.is_complex():
-        raise TypeError(f"{text} must be real, as the parameter is: {value.dtype}")
-    if value.layout != torch.strided or not (read_only or has_a_place_for_each(value)):
-        raise ValueError(f"{text} must be dense and have a place for each number: {value.layout}")
+        raise TypeError(f"must be real, as the parameter is: {value.dtype}")
+    if not (read_only or has_a_place_for_each(value)):
+        raise ValueError(f"must be dense and have a place for each number: {value.layout}")
+    if value.device != (device or value.device):
+        raise ValueError(f"must be on its device, {device}: {value.device}")
 
 
 def has_a_place_for_each(tensor: Tensor) -> bool:
-    """Whether no two elements share their place in memory."""
+    """Whether no two elements share their place in memory; a sparse tensor has no places."""
+    if tensor.layout != torch.strided:
+        return False
     sizes = zip(tensor.stride(), tensor.shape, strict=True)
     return tensor.numel() == 0 or not any([stride == 0 and size > 1 for stride, size in sizes])
 

@@ -214,3 +214,45 @@ def test_the_clock_of_a_process_without_parameters(zero_runs, warm_up):
     for p, o in [(alone, optimizer), (param, resumed)]:
         pull(p, o, (0.1, 0.1))
     assert torch.equal(param, alone)
+
+
+def zero_resume_worker(rank):
+    """Six parameters over two processes, saved in the middle; gives back what a whole run gives."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns, which here is no error
+
+    def made():
+        model = make_model()
+        settings = SETTINGS | {"total_steps": BATCHES}
+        sharded_state = ZeroRedundancyOptimizer(
+            model.parameters(), optimizer_class=CoolMomentum, **settings
+        )
+        return model, sharded_state, CoolMomentum(model.parameters(), **settings)
+
+    def trained(model, optimizer, data):
+        for batch in data:
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+
+    whole, _, optimizer = made()
+    trained(whole, optimizer, batches())
+    first, optimizer, _ = made()
+    trained(first, optimizer, batches()[:4])
+    optimizer.consolidate_state_dict(to=0)
+    saved = [optimizer.state_dict() if rank == 0 else None]
+    dist.broadcast_object_list(saved, src=0)
+    second, optimizer, _ = made()
+    second.load_state_dict(first.state_dict())
+    optimizer.load_state_dict(saved[0])
+    trained(second, optimizer, batches()[4:])
+    steps = {steps_taken(group) for group in optimizer.optim.param_groups}
+    return steps, [
+        torch.equal(x, y) for x, y in zip(second.parameters(), whole.parameters(), strict=True)
+    ]
+
+
+def test_zero_resumes_bit_for_bit(tmp_path):
+    """ZeroRedundancyOptimizer, saved and loaded in mid-run, ends where one process ends."""
+    for steps, equal in run_distributed(zero_resume_worker, tmp_path):
+        assert steps == {BATCHES}
+        assert equal == [True] * 6

@@ -227,3 +227,17 @@ def test_a_group_that_is_no_dict():
     optimizer = CoolMomentum(parameters((2,)), **GOOD)
     refused(TypeError, "param_group must be a dict", lambda: optimizer.add_param_group([1]))
     assert len(optimizer.param_groups) == 1
+
+
+def test_a_group_whose_schedule_takes_no_tensor_is_not_added():
+    """Capturable steps ask a schedule for tensors; if it fails, the optimizer is as it was."""
+    optimizer = CoolMomentum([torch.zeros(1, requires_grad=True)], total_steps=9, capturable=True)
+
+    def by_bits(step):
+        return 0.5 / (1 + step.bit_length())  # which tensors do not have
+
+    group = {"params": [torch.zeros(1, requires_grad=True)], "schedule": by_bits}
+    with pytest.raises(AttributeError, match="bit_length"):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+    assert optimizer.rho == CoolMomentum([torch.zeros(1, requires_grad=True)], total_steps=9).rho
