@@ -2,9 +2,10 @@
 
 Run as ``python tests/mutants.py``, or with words that the mistakes to try must contain. It prints a
 table, and fails if a mistake is not caught, cannot be made any more, or the package as it is fails.
-A mistake is a text that stands in the sources exactly once, and what stands there instead.
+A mistake is code that stands once in one function, in whatever layout, and what replaces it there.
 """
 
+import ast
 import gc
 import importlib
 import json
@@ -13,9 +14,12 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -52,8 +56,8 @@ class Mutant:
     """A mistake, and the tests that have to catch it."""
 
     mistake: str
-    file: str
-    old: str
+    where: str  # module and function, as "torch._optimizer:CoolMomentum.step"
+    old: str  # an expression, or statements; the layout does not matter
     new: str
     tests: Selection
 
@@ -62,6 +66,11 @@ def contract(test: str, path: str) -> Selection:
     """Selection of the contract suite for the paths whose names have these words."""
     words = " and ".join([test, *path.split()])
     return Selection("contract/test_contract.py", words, keras=path.startswith("keras"))
+
+
+def bath(test: str, words: str, *, keras: bool = False) -> Selection:
+    """Selection of the contract suite of heat baths."""
+    return Selection("contract/test_thermal_noise.py", f"{test} and {words}", keras)
 
 
 def read_keras(test: str) -> Selection:
@@ -81,144 +90,165 @@ OPTIONS = Selection("test_update.py", "test_options")
 READ_TORCH = "torch_adapter/test_torch_thermometer.py"
 READ_JAX = Selection("test_jax_thermometer.py", "test_it_reads_what and 5")
 LIST = Selection("test_thermometer.py", "test_the_list and numpy and float64")
-MOVED = "    moved = next_displacement(velocity, slope, rho=rho, step_size=step_size("
 
 CORE = [
     Mutant(
-        "factor (1 + rho) / 2 dropped (Eq. 16)",
-        "langevin.py",
-        "    return learning_rate * ((1 + rho) / 2)",
-        "    return learning_rate",
-        contract(EXACT, TORCH),
-    ),
-    Mutant(
-        "clock off by one",
-        "schedules.py",
-        "    n = _clamp(step - start, span, xp)",
-        "    n = _clamp(step - start + 1, span, xp)",
-        contract(EXACT, TORCH),
-    ),
-    Mutant(
-        "no clamp after the last step",
-        "schedules.py",
-        "    return min(max(n, 0), span) if xp is math else xp.clip(n, 0, span)",
-        "    return n",
-        contract(EXACT, TORCH),
-    ),
-    Mutant(
-        "rho by a float32 power of alpha (Eq. 20)",
-        "schedules.py",
-        "    return -xp.expm1(remaining / span * x.log_complement)",
-        "    return 1 - (1 - rho0) / float(np.float32((1 - rho0) ** (1 / span))) ** n",
-        contract(END, TORCH),
-    ),
-    Mutant(
-        "warm-up clocks exchanged",
-        "schedules.py",
-        '    start = warmup_steps if warmup_clock == "hold" else 0',
-        '    start = warmup_steps if warmup_clock == "run" else 0',
-        Selection("test_schedules.py", "test_the_clock_may_hold or test_the_clock_runs_on"),
-    ),
-    Mutant(
-        "hold_steps do not shorten the cooling",
-        "schedules.py",
-        "    span = total_steps - start",
-        "    span = total_steps - (0 if holds else start)",
-        Selection("test_schedules.py", "test_rho_is_held_and_then_cools and numpy"),
-    ),
-    Mutant(
-        "half precision computed in half precision",
-        "schedules.py",
-        "    work = wide_dtype(dtype, xp)",
-        "    work = dtype",
-        Selection("test_schedules.py", "test_a_half_precision_rho and numpy"),
-    ),
-    Mutant(
         "learning rate outside the displacement",
-        "update.py",
-        f"{MOVED}learning_rate, rho))\n    return _stored(position + moved, x, xp)",
-        f"{MOVED}1.0, rho))\n    return _stored(position + learning_rate * moved, x, xp)",
+        "update:langevin_step",
+        "moved = next_displacement(velocity, slope, rho=rho, "
+        "step_size=step_size(learning_rate, rho))\n"
+        "return _stored(position + moved, x, xp), _stored(moved, displacement, xp)",
+        "moved = next_displacement(velocity, slope, rho=rho, step_size=step_size(1.0, rho))\n"
+        "return (\n"
+        "    _stored(position + learning_rate * moved, x, xp),\n"
+        "    _stored(moved, displacement, xp),\n"
+        ")",
         contract(LAWS, TORCH),
     ),
     Mutant(
         "weight decay after the update",
-        "update.py",
-        f"        slope = slope + weight_decay * position\n{MOVED}learning_rate, rho))\n",
-        f"        pass\n{MOVED}learning_rate, rho))\n    position = position * (\n"
-        "        1 - weight_decay * step_size(learning_rate, rho) * (not decoupled_weight_decay)\n"
-        "    )\n",
+        "update:langevin_step",
+        "moved = next_displacement(velocity, slope, rho=rho, "
+        "step_size=step_size(learning_rate, rho))",
+        "coupled = 0 if decoupled_weight_decay else weight_decay\n"
+        "slope, eta = slope - coupled * position, step_size(learning_rate, rho)\n"
+        "moved = next_displacement(velocity, slope, rho=rho, step_size=eta)\n"
+        "position = position * (1 - coupled * eta)",
         contract(LAWS, TORCH),
     ),
     Mutant(
+        "bath: a factor of two (Eq. 17)",
+        "thermal:random_force_scale",
+        "temperature * (abs(lost) + lost) / 2",
+        "temperature * (abs(lost) + lost)",
+        Selection("test_thermal.py", "root_of_eq_17"),
+    ),
+    Mutant(
+        "bath: noise that is not averaged",
+        "thermal:random_force",
+        "(upcast(normals, xp) + xi) / 2",
+        "xi",
+        Selection("test_thermal.py", "baoab"),
+    ),
+    Mutant(
+        "factor (1 + rho) / 2 dropped (Eq. 16)",
+        "langevin:step_size",
+        "learning_rate * ((1 + rho) / 2)",
+        "learning_rate",
+        contract(EXACT, TORCH),
+    ),
+    Mutant(
+        "clock off by one",
+        "schedules:cooled_rho",
+        "step - start",
+        "step - start + 1",
+        contract(EXACT, TORCH),
+    ),
+    Mutant(
+        "no clamp after the last step",
+        "schedules:_clamp",
+        "min(max(n, 0), span) if xp is math else xp.clip(n, 0, span)",
+        "n",
+        contract(EXACT, TORCH),
+    ),
+    Mutant(
+        "rho by a float32 power of alpha (Eq. 20)",
+        "schedules:_paper",
+        "-xp.expm1(remaining / span * x.log_complement)",
+        "1 - (1 - rho0) / float(np.float32((1 - rho0) ** (1 / span))) ** n",
+        contract(END, TORCH),
+    ),
+    Mutant(
+        "warm-up clocks exchanged",
+        "schedules:cooled_rho",
+        'warmup_clock == "hold"',
+        'warmup_clock == "run"',
+        Selection("test_schedules.py", "test_the_clock_may_hold or test_the_clock_runs_on"),
+    ),
+    Mutant(
+        "hold_steps do not shorten the cooling",
+        "schedules:cooled_rho",
+        "total_steps - start",
+        "total_steps - (0 if holds else start)",
+        Selection("test_schedules.py", "test_rho_is_held_and_then_cools and numpy"),
+    ),
+    Mutant(
+        "half precision computed in half precision",
+        "schedules:cooled_rho",
+        "wide_dtype(dtype, xp)",
+        "dtype",
+        Selection("test_schedules.py", "test_a_half_precision_rho and numpy"),
+    ),
+    Mutant(
         "decoupled weight decay counted as displacement",
-        "update.py",
+        "update:langevin_step",
         "_stored(moved, displacement, xp)",
         "_stored(position + moved - upcast(x, xp), displacement, xp)",
         OPTIONS,
     ),
     Mutant(
         "sign of maximize",
-        "update.py",
-        "    slope = -slope if maximize else slope",
-        "    slope = slope if maximize else -slope",
+        "update:langevin_step",
+        "-slope if maximize else slope",
+        "slope if maximize else -slope",
         OPTIONS,
     ),
     Mutant(
         "sum of the displacements squared, not of their squares",
-        "temperature.py",
-        "    return xp.sum(x * x)",
-        "    return xp.sum(x) ** 2",
+        "temperature:squared_norm",
+        "xp.sum(x * x)",
+        "xp.sum(x) ** 2",
         contract(LAWS, TORCH),
     ),
     Mutant(
         "thermometer: sign of the product of successive displacements",
-        "thermometer/window.py",
-        "    both = mass_now + mass_before + 2 * mass_product",
-        "    both = mass_now + mass_before - 2 * mass_product",
+        "thermometer.window:_step_sums",
+        "mass_now + mass_before + 2 * mass_product",
+        "mass_now + mass_before - 2 * mass_product",
         LIST,
     ),
     Mutant(
         "thermometer: energies not divided by dt**2",
-        "thermometer/window.py",
-        "    step = xp.stack([now, mass_now * (1 + averaging) / dt2, rho,",
-        "    step = xp.stack([now, mass_now * (1 + averaging), rho,",
+        "thermometer.window:_step_sums",
+        "mass_now * (1 + averaging) / dt2",
+        "mass_now * (1 + averaging)",
         LIST,
     ),
     Mutant(
         "thermometer: three points without 2 / (1 + rho)",
-        "temperature.py",
-        "    return 2 * learning_rate * (1 + rho)",
-        "    return 4 * learning_rate",
+        "temperature:three_point_scale",
+        "2 * learning_rate * (1 + rho)",
+        "4 * learning_rate",
         LIST,
     ),
     Mutant(
         "thermometer: the squares of a span are carried into the next",
-        "thermometer/window.py",
-        "xp.stack(list(meter)), zero]",
-        "xp.stack(list(meter)), self.sums[-1:, :]]",
+        "thermometer.window:Window.end_span",
+        "[self.sums[:_STEP, :], xp.stack(list(meter)), zero]",
+        "[self.sums[:_STEP, :], xp.stack(list(meter)), self.sums[-1:, :]]",
         Selection("test_numpy_thermometer.py", "test_a_span_begins_anew"),
     ),
 ]
 NUMPY = [
     Mutant(
         "thermometer: measures the step after the one in every",
-        "numpy/_thermometer.py",
-        "        if now is not None and self.measures(n):",
-        "        if now is not None and self.precedes(n):",
+        "numpy._thermometer:Thermometer.update",
+        "now is not None and self.measures(n)",
+        "now is not None and self.precedes(n)",
         Selection("test_numpy_thermometer.py", "test_it_reads_the_displacements"),
     ),
     Mutant(
         "clock advances without gradients",
-        "numpy/_optimizer.py",
-        "State(state.step + applied, ",
-        "State(state.step + 1, ",
+        "numpy._optimizer:CoolMomentum.step",
+        "state.step + applied",
+        "state.step + 1",
         Selection("test_numpy_optimizer.py", "test_the_clock_counts_applied_steps"),
     ),
     Mutant(
         "clock not carried in a portable state",
-        "numpy/_portable.py",
-        "        saved.clock,\n",
-        "        state.step,\n",
+        "numpy._portable:import_state",
+        "saved.clock",
+        "state.step",
         Selection(
             "contract/test_state_transfer.py",
             "test_a_run_moves and torch and numpy and float64 and not float32",
@@ -228,322 +258,362 @@ NUMPY = [
 TORCH_MUTANTS = [
     Mutant(
         "learning rate outside the displacement",
-        "torch/_kernels.py",
-        "        torch._foreach_add_(displacements, grads, alpha=-sign * step.eta)\n"
-        "    torch._foreach_add_(params, displacements)",
-        "        torch._foreach_add_(displacements, grads, alpha=-sign * step.eta / step.lr)\n"
-        "    torch._foreach_add_(params, displacements, alpha=step.lr)",
+        "torch._kernels:_foreach_in_place",
+        "torch._foreach_add_(params, displacements)",
+        "torch._foreach_add_(params, displacements, alpha=step.lr)",
         contract(LAWS, "torch foreach float64"),
     ),
     Mutant(
+        "bath: the same numbers for every parameter",
+        "torch._thermal:ThermalNoise._normals",
+        "draw_key(self.seed, place, step)",
+        "draw_key(self.seed, 0, step)",
+        bath("test_draws_are", "torch"),
+    ),
+    Mutant(
+        "bath: the same numbers in every step",
+        "torch._thermal:ThermalNoise._normals",
+        "draw_key(self.seed, place, step)",
+        "draw_key(self.seed, place, 0)",
+        bath("test_draws_are", "torch"),
+    ),
+    Mutant(
+        "thermometer: a reading with reset begins no window",
+        "torch._thermometer:Thermometer.read",
+        "if reset:\n    self.reset()",
+        "pass",
+        Selection(READ_TORCH, "test_a_window_ends"),
+    ),
+    Mutant(
         "factor (1 + rho) / 2 dropped",
-        "torch/_coefficients.py",
-        "Coefficients(lr, rho, step_size(lr, rho), ",
-        "Coefficients(lr, rho, lr, ",
+        "torch._coefficients:coefficients_for",
+        "step_size(lr, rho)",
+        "lr",
         contract(EXACT, TORCH),
     ),
     Mutant(
         "weight decay after the update",
-        "torch/_kernels.py",
-        "grads = list(torch._foreach_add(grads, params, alpha=sign * step.coupled_decay))\n",
-        "torch._foreach_mul_(params, 1 - step.eta * step.coupled_decay)\n",
+        "torch._kernels:_foreach_in_place",
+        "grads = list(torch._foreach_add(grads, params, alpha=sign * step.coupled_decay))",
+        "torch._foreach_mul_(params, 1 - step.eta * step.coupled_decay)",
         contract(LAWS, "torch foreach float64"),
     ),
     Mutant(
         "decoupled weight decay after the displacement",
-        "torch/_optimizer.py",
-        "            if coefficients.advance_step(group, step.lr):\n",
-        "            for x, dx in zip(tensors.params, tensors.displacements, strict=True):\n"
-        "                dx.sub_(step.lr * step.decoupled_decay * x)\n"
-        "            if coefficients.advance_step(group, step.lr):\n",
+        "torch._optimizer:CoolMomentum._step",
+        "if coefficients.advance_step(group, step.lr):\n    past_end.append(group)",
+        "for x, dx in zip(tensors.params, tensors.displacements, strict=True):\n"
+        "    dx.sub_(step.lr * step.decoupled_decay * x)\n"
+        "if coefficients.advance_step(group, step.lr):\n"
+        "    past_end.append(group)",
         Selection("torch_adapter/test_torch_update.py", "test_decoupled_weight_decay"),
     ),
     Mutant(
         "the kernels of the first step kept for good",
-        "torch/_dispatch.py",
-        "            and self._key == dispatch_key(tensors, group)\n",
-        "",
+        "torch._dispatch:DispatchCache.matches",
+        "return (\n"
+        "    len(sizes) == len(self._displacements)\n"
+        "    and all(map(is_, displacements, self._displacements))\n"
+        "    and sizes == [*map(Tensor.size, grads)]\n"
+        "    and sizes == [*map(Tensor.size, displacements)]\n"
+        "    and self._key == dispatch_key(tensors, group)\n"
+        ")",
+        "return (\n"
+        "    len(sizes) == len(self._displacements)\n"
+        "    and all(map(is_, displacements, self._displacements))\n"
+        "    and sizes == [*map(Tensor.size, grads)]\n"
+        "    and sizes == [*map(Tensor.size, displacements)]\n"
+        ")",
         Selection("torch_adapter/test_torch_choice.py", "laid_out_anew"),
     ),
     Mutant(
         "sign of maximize",
-        "torch/_kernels.py",
-        "    sign = -1.0 if step.maximize else 1.0\n",
-        "    sign = 1.0 if step.maximize else -1.0\n",
+        "torch._kernels:_foreach_in_place",
+        "-1.0 if step.maximize else 1.0",
+        "1.0 if step.maximize else -1.0",
         contract(EXACT, "torch foreach float64"),
     ),
     Mutant(
         "warm-up clock ignored",
-        "torch/_coefficients.py",
-        "            return _cooled_rho(step, *cooling)",
-        '            return _cooled_rho(step, *cooling[:-1], "run")',
+        "torch._coefficients:_rho",
+        "_cooled_rho(step, *cooling)",
+        '_cooled_rho(step, *cooling[:-1], "run")',
         contract(LAWS, TORCH),
     ),
     Mutant(
         "clock advances in a skipped step",
-        "torch/_optimizer.py",
-        "            if not self._is_dry_run() and not self._is_skipped():\n",
-        "            if self._is_skipped():\n"
-        "                for group in self.param_groups:\n"
-        '                    coefficients.advance_step(group, group["lr"])\n'
-        "            elif not self._is_dry_run():\n",
+        "torch._optimizer:CoolMomentum.step",
+        "if not self._is_dry_run() and not self._is_skipped():\n    self._step()",
+        "if self._is_skipped():\n"
+        "    for group in self.param_groups:\n"
+        '        coefficients.advance_step(group, group["lr"])\n'
+        "elif not self._is_dry_run():\n"
+        "    self._step()",
         contract(ANY_ORDER, "torch fused float64"),
     ),
     Mutant(
         "displacement not saved",
-        "torch/_optimizer.py",
-        '            packed["state"] = plain(packed["state"])\n',
-        '            packed["state"] = {}\n',
+        "torch._optimizer:CoolMomentum.state_dict.without_callables",
+        'plain(packed["state"])',
+        "{}",
         contract(RELOADED, TORCH),
     ),
     Mutant(
         "clock not loaded",
-        "torch/_optimizer.py",
-        'validation.checked_step(saved["cooling_step"])',
-        'validation.checked_step(own["cooling_step"])',
+        "torch._optimizer:_continued",
+        'saved["cooling_step"]',
+        'own["cooling_step"]',
         contract(RELOADED, TORCH),
     ),
     Mutant(
         "temperature with the learning rate of now, not of the last step",
-        "torch/_optimizer.py",
-        '            lr = scalar(group["cooling_lr"])\n',
-        '            lr = scalar(group["lr"])\n',
+        "torch._optimizer:CoolMomentum._moved",
+        'group["cooling_lr"]',
+        'group["lr"]',
         Selection("torch_adapter/test_torch_update.py", "test_temperature_divides"),
     ),
     Mutant(
         "temperature of the parameters, not of their displacements",
-        "torch/_optimizer.py",
-        "            groups.append((lr, [p for p, _ in pairs], [dx for _, dx in pairs]))",
-        "            groups.append((lr, [p for p, _ in pairs], [p for p, _ in pairs]))",
+        "torch._optimizer:CoolMomentum._moved",
+        "[dx for _, dx in pairs]",
+        "[p for p, _ in pairs]",
         contract(LAWS, TORCH),
     ),
     Mutant(
         "temperature over frozen parameters too",
-        "torch/_optimizer.py",
-        " if p.requires_grad or dx is not at_rest]",
-        "]",
+        "torch._optimizer:CoolMomentum._moved",
+        "[(p, dx) for p, dx in pairs if p.requires_grad or dx is not at_rest]",
+        "[(p, dx) for p, dx in pairs]",
         Selection("torch_adapter/test_torch_update.py", "test_temperature_leaves_out"),
     ),
     Mutant(
         "rho in float32 in a capturable step",
-        "torch/_coefficients.py",
-        "    dtype = _dtype(step.device)",
-        "    dtype = torch.float32",
+        "torch._coefficients:_rho",
+        "_dtype(step.device)",
+        "torch.float32",
         contract(LAWS, "torch capturable float64"),
     ),
     Mutant(
         "thermometer: frozen parameters counted",
-        "torch/_thermometer.py",
-        "    return param.requires_grad and not is_lazy(param) and not param.is_meta",
-        "    return not is_lazy(param) and not param.is_meta",
+        "torch._thermometer:_walks",
+        "param.requires_grad and not is_lazy(param) and not param.is_meta",
+        "not is_lazy(param) and not param.is_meta",
         Selection(READ_TORCH, "test_names_of_a_model or test_nothing_to_follow"),
     ),
     Mutant(
         "thermometer: skipped steps counted",
-        "torch/_thermometer.py",
-        "        if not dynamics.was_applied(self._optimizer, self._clock, self._gradient):",
-        "        if False:",
+        "torch._thermometer:Thermometer._finish",
+        "not dynamics.was_applied(self._optimizer, self._clock, self._gradient)",
+        "False",
         Selection(READ_TORCH, "test_steps_that_the_optimizer_skips"),
     ),
     Mutant(
         "thermometer: decoupled weight decay counted as displacement",
-        "torch/_dynamics.py",
-        "        factor = known.settings.decay_factor if moved else None\n",
-        "        factor = None\n",
+        "torch._dynamics:displacement",
+        "known.settings.decay_factor if moved else None",
+        "None",
         Selection(READ_TORCH, "test_it_reads_what and adamw"),
     ),
     Mutant(
         "thermometer: rho of the next step",
-        "torch/_thermometer.py",
-        "            if self._params and self._sampling.measures(self._n):\n",
-        "            groups = self._optimizer.param_groups\n"
-        "            self._settings = [\n"
-        "                dynamics.settings_of(self._optimizer, x, None, None) for x in groups\n"
-        "            ]\n"
-        "            if self._params and self._sampling.measures(self._n):\n",
+        "torch._thermometer:Thermometer._finish",
+        "self._measure(now)",
+        "self._settings = [\n"
+        "    dynamics.settings_of(self._optimizer, x, None, None)\n"
+        "    for x in self._optimizer.param_groups\n"
+        "]\n"
+        "self._measure(now)",
         Selection(READ_TORCH, "test_it_reads_what and cool"),
-    ),
-    Mutant(
-        "thermometer: a reading with reset begins no window",
-        "torch/_thermometer.py",
-        "        if reset:\n            self.reset()\n",
-        "",
-        Selection(READ_TORCH, "test_a_window_ends"),
     ),
 ]
 JAX_MUTANTS = [
     Mutant(
+        "bath: the amplitude of the step before",
+        "jax._thermal:add_thermal_noise",
+        "common.rho_at(rho, state.count, dtype)",
+        "common.rho_at(rho, state.count - 1, dtype)",
+        bath("test_it_is_the_reference", "jax and cooling"),
+    ),
+    Mutant(
         "thermometer: rho and learning rate of the next step",
-        "jax/_thermometer.py",
-        "            how = self.dynamics(n - 1, dtype)",
-        "            how = self.dynamics(n, dtype)",
+        "jax._thermometer:_Meter._measured",
+        "n - 1",
+        "n",
         READ_JAX,
     ),
     Mutant(
         "thermometer: measures the step before the one in every",
-        "jax/_thermometer.py",
-        "            sampling.measures(n) & done,",
-        "            sampling.precedes(n) & done,",
+        "jax._thermometer:_Meter.step",
+        "sampling.measures",
+        "sampling.precedes",
         READ_JAX,
     ),
     Mutant(
         "thermometer: a span begins where it ends",
-        "jax/_thermometer.py",
-        "            begins, ends = sampling.begins_span(n), sampling.ends_span(n)",
-        "            begins, ends = sampling.ends_span(n), sampling.ends_span(n)",
+        "jax._thermometer:_Meter.step",
+        "sampling.begins_span",
+        "sampling.ends_span",
         READ_JAX,
     ),
     Mutant(
         "thermometer: masses squared",
-        "jax/_thermometer.py",
-        "        yield jnp.asarray(adam_mass(x, decay, n, epsilon))",
-        "        yield jnp.asarray(adam_mass(x, decay, n, epsilon)) ** 2",
+        "jax._thermometer:_adam_masses",
+        "jnp.asarray(adam_mass(x, decay, n, epsilon))",
+        "jnp.asarray(adam_mass(x, decay, n, epsilon)) ** 2",
         Selection("test_jax_thermometer.py", "test_the_masses_of_the_first_steps"),
     ),
     Mutant(
         "thermometer: a reset does not close the window",
-        "jax/_thermometer.py",
-        "        window = Window(*map(jnp.asarray, arrays)).next(xp=jnp)",
-        "        window = Window(*map(jnp.asarray, arrays))",
+        "jax._thermometer:reset.begun",
+        "Window(*map(jnp.asarray, arrays)).next(xp=jnp)",
+        "Window(*map(jnp.asarray, arrays))",
         Selection("test_jax_thermometer.py", "test_it_reads_the_same and inject"),
     ),
     Mutant(
         "clock off by one",
-        "jax/_transform.py",
-        "            rho = common.rho_at(cooling, state.count, dtype)",
-        "            rho = common.rho_at(cooling, state.count + 1, dtype)",
+        "jax._transform:cool_momentum.update_fn.coefficients",
+        "common.rho_at(cooling, state.count, dtype)",
+        "common.rho_at(cooling, state.count + 1, dtype)",
         contract(EXACT, JAX),
     ),
     Mutant(
         "factor (1 + rho) / 2 dropped",
-        "jax/_transform.py",
+        "jax._transform:cool_momentum.update_fn.coefficients",
         "step_size_of(common.value_at(learning_rate, state.count, dtype), rho)",
         "common.value_at(learning_rate, state.count, dtype)",
         contract(EXACT, JAX),
     ),
     Mutant(
         "rho in float32 in a float64 run",
-        "jax/_common.py",
-        "        return jnp.asarray(schedule(count, dtype=dtype, xp=jnp), dtype)",
-        "        return jnp.asarray(schedule(count, dtype=jnp.float32, xp=jnp), dtype)",
+        "jax._common:rho_at",
+        "schedule(count, dtype=dtype, xp=jnp)",
+        "schedule(count, dtype=jnp.float32, xp=jnp)",
         contract(LAWS, JAX),
     ),
     Mutant(
         "the update is the state that was, not the one that is",
-        "jax/_transform.py",
-        "    updates = with_none(update, gradients, moved, gradients",
-        "    updates = with_none(update, gradients, state.displacement, gradients",
+        "jax._transform:_step",
+        "with_none(update, gradients, moved, gradients if params is None else params)",
+        "with_none(update, gradients, state.displacement, gradients if params is None else params)",
         contract(EXACT, JAX),
     ),
     Mutant(
         "temperature with the learning rate of the next step",
-        "jax/_readings.py",
-        "        last = jnp.maximum(state.count - 1, 0)",
-        "        last = state.count",
+        "jax._readings:temperature.read",
+        "jnp.maximum(state.count - 1, 0)",
+        "state.count",
         Selection("test_jax_readings.py", "test_a_learning_rate_schedule_is_read"),
     ),
 ]
 KERAS_MUTANTS = [
     Mutant(
+        "thermometer: rate that is set after the step",
+        "keras._thermometer:_Meter.after",
+        "now = self._now(before.rate)",
+        "before = before._replace(rate=self._optimizer.learning_rate + 0.0)\n"
+        "now = self._now(before.rate)",
+        Selection("keras_adapter/test_keras_thermometer_habits.py", "rate_is_that", keras=True),
+    ),
+    Mutant(
+        "bath: the same numbers in every step",
+        "keras._langevin:Langevin._forced",
+        "_normals(key, self.iterations, shape, dtype)",
+        "_normals(key, 0 * self.iterations, shape, dtype)",
+        bath("test_it_is_the_reference", "keras and white", keras=True),
+    ),
+    Mutant(
         "thermometer: microbatches counted",
-        "keras/_thermometer.py",
-        "        n, inside = divmod(self.batches, self._accumulated)",
-        "        n, inside = self.batches, 0",
+        "keras._thermometer:_Meter.after",
+        "divmod(self.batches, self._accumulated)",
+        "self.batches, 0",
         read_keras("test_accumulated_batches"),
     ),
     Mutant(
         "thermometer: skipped steps counted",
-        "keras/_thermometer.py",
+        "keras._thermometer:_Meter._step",
         "ops.equal(now.iterations - before.iterations, 1)",
         "ops.equal(now.iterations, now.iterations)",
         read_keras("test_skipped_steps"),
     ),
     Mutant(
         "thermometer: decoupled weight decay counted as displacement",
-        "keras/_thermometer.py",
-        "        shrink = 1 - (self._optimizer.weight_decay or 0) * before.rate",
-        "        shrink = 1 - 0 * before.rate",
+        "keras._thermometer:_Meter._step",
+        "self._optimizer.weight_decay or 0",
+        "0",
         read_keras("test_decoupled_weight_decay"),
     ),
     Mutant(
         "thermometer: moving statistics counted",
-        "keras/_thermometer.py",
-        " if id(x) not in key] if self._all_weights else []",
-        " if id(x) not in key]",
+        "keras._thermometer:Thermometer._follow",
+        "[x for x in model.weights if id(x) not in key] if self._all_weights else []",
+        "[x for x in model.weights if id(x) not in key]",
         read_keras("test_all_weights"),
     ),
     Mutant(
         "thermometer: rho of the next step",
-        "keras/_dynamics.py",
+        "keras._dynamics:rule_of",
         "optimizer._rho_at(optimizer.iterations - 1, dtype)",
         "optimizer._rho_at(optimizer.iterations, dtype)",
         read_keras("test_it_reads_what"),
     ),
     Mutant(
-        "thermometer: rate that is set after the step",
-        "keras/_thermometer.py",
-        "        now = self._now(before.rate)",
-        "        before = before._replace(rate=self._optimizer.learning_rate + 0.0)\n"
-        "        now = self._now(before.rate)",
-        Selection("keras_adapter/test_keras_thermometer_habits.py", "rate_is_that", keras=True),
-    ),
-    Mutant(
         "thermometer: the step before is that of another time",
-        "keras/_thermometer.py",
-        "        self._previous = step if self._sampling.precedes(n) else None",
-        "        self._previous = step",
+        "keras._thermometer:_Meter.after",
+        "step if self._sampling.precedes(n) else None",
+        "step",
         read_keras("test_it_reads_what"),
     ),
     Mutant(
         "clock off by one",
-        "keras/_optimizer.py",
-        "        return float(schedule(steps))",
-        "        return float(schedule(steps + 1))",
+        "keras._optimizer:CoolMomentum.rho",
+        "schedule(steps)",
+        "schedule(steps + 1)",
         contract(EXACT, KERAS),
     ),
     Mutant(
         "factor (1 + rho) / 2 dropped",
-        "keras/_optimizer.py",
-        "            return Step(rho, step_size(rate, rho))",
-        "            return Step(rho, rate)",
+        "keras._optimizer:CoolMomentum._step",
+        "step_size(rate, rho)",
+        "rate",
         contract(EXACT, KERAS),
     ),
     Mutant(
         "the displacement that moves is a copy",
-        "keras/_optimizer.py",
-        "            [self._displacements[i].value for i in index],\n",
-        "            [self._displacements[i].value + 0 for i in index],\n",
+        "keras._optimizer:CoolMomentum._backend_update_step",
+        "self._displacements[i].value",
+        "self._displacements[i].value + 0",
         contract(EXACT, KERAS),
     ),
     Mutant(
         "sign of the step",
-        "keras/_foreach.py",
-        "        torch._foreach_add_(dxs, gs, alpha=-step_size)",
-        "        torch._foreach_add_(dxs, gs, alpha=step_size)",
+        "keras._foreach:_in_place",
+        "-step_size",
+        "step_size",
         contract(EXACT, KERAS),
     ),
     Mutant(
         "clock counts microbatches",
-        "keras/_optimizer.py",
-        "        schedule, steps = self.schedule, int(_on_host(self.iterations))",
-        "        schedule, steps = self.schedule, int(_on_host(self._iterations))",
+        "keras._optimizer:CoolMomentum.rho",
+        "self.iterations",
+        "self._iterations",
         Selection("keras_adapter/test_keras_options.py", "accumul", keras=True),
     ),
     Mutant(
         "a checkpoint's total_steps are not followed",
-        "keras/_optimizer.py",
-        "        self._cool_by(loaded)\n",
-        "        self._cool_by(own)\n",
+        "keras._optimizer:CoolMomentum.load_own_variables",
+        "self._cool_by(loaded)",
+        "self._cool_by(own)",
         Selection("keras_adapter/test_keras_cooling.py", "longer_total", keras=True),
     ),
     Mutant(
         "temperature over a learning rate that was set after the step",
-        "keras/_optimizer.py",
-        "        rate = ops.cast(self._last_learning_rate, reading.dtype)",
-        "        rate = ops.cast(self.learning_rate, reading.dtype)",
+        "keras._optimizer:CoolMomentum._over_last_rate",
+        "self._last_learning_rate",
+        "self.learning_rate",
         Selection("keras_adapter/test_keras_cooling.py", "set_after_the_step", keras=True),
     ),
 ]
+
 MUTANTS = {
     "core": CORE,
     "numpy": NUMPY,
@@ -551,6 +621,53 @@ MUTANTS = {
     "jax": JAX_MUTANTS,
     "keras": KERAS_MUTANTS,
 }
+
+
+# --- the mistake in the source ------------------------------------------------------------------
+
+
+def mutated(text: str, mutant: Mutant) -> str:
+    """The source with the mistake: in one function what stands there once, in whatever layout."""
+    *_, name = mutant.where.partition(":")
+    node: ast.AST = ast.parse(text)
+    for part in name.split("."):
+        found = [x for x in ast.iter_child_nodes(node) if getattr(x, "name", "") == part]
+        if len(found) != 1:
+            raise LookupError(f"{len(found)} of the name {part!r}")
+        (node,) = found
+    wanted: list[ast.AST] = [*ast.parse(mutant.old).body]
+    if _is_expression(mutant.old) and _is_expression(mutant.new):
+        wanted = [ast.parse(mutant.old, mode="eval").body]
+    places = [*_places(node, wanted)]
+    if len(places) != 1:
+        raise LookupError(f"it stands there {len(places)} times: {mutant.old!r}")
+    (first, last) = places[0]
+    lines = text.encode().splitlines(keepends=True)  # columns count bytes
+    start = sum(map(len, lines[: first.lineno - 1])) + first.col_offset
+    end = sum(map(len, lines[: last.end_lineno - 1])) + last.end_col_offset
+    new = f"({mutant.new})"
+    if isinstance(first, ast.stmt):
+        new = textwrap.indent(mutant.new, " " * first.col_offset).lstrip(" ")
+    return (text.encode()[:start] + new.encode() + text.encode()[end:]).decode()
+
+
+def _is_expression(code: str) -> bool:
+    body = ast.parse(code).body
+    return len(body) == 1 and isinstance(body[0], ast.Expr)
+
+
+def _places(node: ast.AST, wanted: list[ast.AST]) -> Iterator[tuple[Any, Any]]:
+    """First and last node of everything in a function that is the same code."""
+    code = [*map(ast.dump, wanted)]
+    for child in ast.walk(node):
+        bodies = [getattr(child, name, None) for name in ("body", "orelse", "finalbody")]
+        if isinstance(wanted[0], ast.expr):
+            bodies = [[child]]
+        for body in bodies:
+            for i in range(len(body) - len(code) + 1 if isinstance(body, list) else 0):
+                part = body[i : i + len(code)]
+                if [*map(ast.dump, part)] == code:
+                    yield part[0], part[-1]
 
 
 # --- one run ------------------------------------------------------------------------------------
@@ -572,11 +689,12 @@ def verdict_on(tests: Selection, mutant: Mutant | None) -> Verdict:
         copy = Path(folder) / "coolmomentum"
         shutil.copytree(ROOT / "coolmomentum", copy, ignore=shutil.ignore_patterns("__pycache__"))
         if mutant:
-            source = copy / mutant.file
-            text = source.read_text(encoding="utf-8")
-            if (count := text.count(mutant.old)) != 1:
-                return Verdict(-1, [], "", f"it stands there {count} times: {mutant.old!r}")
-            source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+            source = copy / f"{mutant.where.partition(':')[0].replace('.', '/')}.py"
+            try:
+                text = mutated(source.read_text(encoding="utf-8"), mutant)
+            except LookupError as error:
+                return Verdict(-1, [], "", f"{mutant.where}: {error}")
+            source.write_text(text, encoding="utf-8")
         child = FORK.Process(target=_run, args=(tests, copy))
         child.start()
         child.join()
