@@ -130,6 +130,7 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "distributed",
         "compile",
         "training",
+        "sampling",
         "figures",
         "keras",
         "logging",
