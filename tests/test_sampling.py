@@ -161,6 +161,7 @@ def test_methods_of_scipy_stop_at_the_budget():
         seen.clear()
         lowest = method(land, start, 0)
         assert len(seen) == 300
+        assert not any(map(np.array_equal, seen, seen[1:]))
         values = [_minima.LANDSCAPES[1].value_and_gradient(x)[0] for x in seen]
         assert lowest == min(values) < values[0]
 

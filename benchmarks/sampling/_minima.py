@@ -43,7 +43,7 @@ def _cluster(x: Array) -> tuple[Array, Array]:
     """Lennard-Jones; nearer than 0.9 the energy goes on as a straight line.
 
     Random starts overlap, and no step would be stable at the curvature there. The closest atoms of
-    a minimum are 1.08 apart.
+    the minima are 1.07 apart.
     """
     atoms = x.reshape(*x.shape[:-1], -1, 3)
     apart = atoms[..., :, None, :] - atoms[..., None, :, :]
