@@ -95,7 +95,7 @@ LANDSCAPES = (
 def measure(walk: Walk, *, quick: bool) -> Part:
     """A table for each landscape."""
     starts, tuning, others = (4, 2, 1) if quick else (STARTS, TUNING, OTHERS)
-    tables, lowest = [], {}
+    tables = []
     for land in LANDSCAPES:
         if quick:
             land = land._replace(
@@ -135,8 +135,7 @@ def measure(walk: Walk, *, quick: bool) -> Part:
             f"own{', at the edge of the grid' if edge else ''}."
         )
         tables.append(Table(f"Minima of {land.name}", rows, (note,)))
-        lowest[land.name] = {name: values - land.minimum for name, values in found.items()}
-    return Part(tables, partial(_draw, lowest))
+    return Part(tables, partial(_draw, tables))
 
 
 def _starts(land: Landscape, random: Any, number: int) -> Array:
@@ -238,16 +237,17 @@ METHODS = {
 }
 
 
-def _draw(lowest: dict[str, dict[str, Array]]) -> Figure:
-    """Every start, by how far above the minimum it ended."""
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    for axes, (land, found) in zip(figure.subplots(1, len(lowest)), lowest.items(), strict=True):
-        for name, values in found.items():
-            above = np.sort(np.maximum(values, 1e-6))
-            style = {"color": "#004488", "lw": 2} if name.startswith("ours") else {"lw": 1}
-            axes.step(above, np.arange(1, len(above) + 1) / len(above), label=name, **style)
-        axes.set(title=land, xscale="log", xlim=(1e-6, 1e3), ylim=(0, 1.02))
-        axes.set_xlabel("above the minimum")
-    figure.axes[0].set_ylabel("share of starts at or below")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+def _draw(tables: list[Table]) -> Figure:
+    """The share of starts that found the minimum, with its standard error."""
+    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    for axes, table in zip(figure.subplots(1, len(tables), sharey=True), tables, strict=True):
+        for at, (name, row) in enumerate(table.rows.items()):
+            cell = row["found the minimum"]
+            if isinstance(cell, Measured):
+                colour = "#004488" if name.startswith("ours") else "#BB5566"
+                axes.barh(at, cell.value, xerr=cell.error, color=colour, height=0.6, capsize=3)
+        axes.set_yticks(range(len(table.rows)), list(table.rows))
+        axes.set(title=table.title.removeprefix("Minima of "), xlim=(0, 1.05))
+        axes.set_xlabel("share that found it")
+    figure.axes[0].invert_yaxis()
     return figure
