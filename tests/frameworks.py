@@ -31,6 +31,7 @@ NEEDS = {
     "test_mutants.py": ("torch", "jax", "optax", "keras", "flax", "rich"),
     "test_packaging.py": ("pyproject_hooks",),  # of build: a folder of that name may lie here
     "test_plot.py": ("matplotlib", "pandas"),
+    "test_sampling.py": ("scipy", "sklearn", "matplotlib"),
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),

@@ -133,6 +133,7 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "distributed",
         "compile",
         "training",
+        "sampling",
         "figures",
         "keras",
         "logging",

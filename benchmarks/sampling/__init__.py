@@ -1,0 +1,1 @@
+"""Does the heat bath sample? ``python -m benchmarks.sampling``, beside other samplers."""
