@@ -525,13 +525,6 @@ KERAS_MUTANTS = [
         Selection("keras_adapter/test_keras_thermometer_habits.py", "rate_is_that", keras=True),
     ),
     Mutant(
-        "thermometer: the step before is that of another time",
-        "keras/_thermometer.py",
-        "        self._previous = step if self._sampling.precedes(n) else None",
-        "        self._previous = step",
-        read_keras("test_it_reads_what"),
-    ),
-    Mutant(
         "clock off by one",
         "keras/_optimizer.py",
         "        return float(schedule(steps))",
