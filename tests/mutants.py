@@ -557,13 +557,6 @@ KERAS_MUTANTS = [
         read_keras("test_it_reads_what"),
     ),
     Mutant(
-        "thermometer: the step before is that of another time",
-        "keras._thermometer:_Meter.after",
-        "step if self._sampling.precedes(n) else None",
-        "step",
-        read_keras("test_it_reads_what"),
-    ),
-    Mutant(
         "clock off by one",
         "keras._optimizer:CoolMomentum.rho",
         "schedule(steps)",

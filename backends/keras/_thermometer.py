@@ -349,7 +349,8 @@ class _Meter:
             if self._accumulated > 1:
                 self.batches = int(ops.convert_to_numpy(optimizer._iterations)) % self._accumulated
         # A MultiOptimizer has none. Callbacks may set another one after the step.
-        rate = ops.cast(getattr(optimizer, "learning_rate", 0.0), self._dtype)
+        rate = ops.convert_to_tensor(getattr(optimizer, "learning_rate", 0.0))
+        rate = ops.cast(rate, self._dtype)
         if self.batches % self._accumulated == 0:
             self._before = self._copy(self._now(rate))
             if self._start is None:
@@ -375,7 +376,9 @@ class _Meter:
                 self.record,
                 self._start if ends else None,
                 previous
-                or _Step([0 * ops.cast(x, self._dtype) for x in before.values], ops.equal(1, 0)),
+                or _Step(
+                    [0 * ops.cast(x, self._dtype) for x in before.values], ops.zeros((), "bool")
+                ),
                 before,
                 now,
                 self._dynamics(before.rate),
@@ -388,7 +391,7 @@ class _Meter:
         self._previous = step if self._sampling.precedes(n) else None
 
     def _now(self, rate: Tensor) -> _Snapshot:
-        return _Snapshot(self._values(), ops.convert_to_tensor(self._optimizer.iterations), rate)
+        return _Snapshot(self._values(), _iterations(self._optimizer), rate)
 
     @property
     def _accumulated(self) -> int:
@@ -506,6 +509,7 @@ def _values_of(model: Any, state: Any) -> AbstractContextManager[Any]:
 
 
 def _iterations(optimizer: Any) -> Tensor:
+    # A copy: to TensorFlow a variable is a tensor, whose value it would ask the device for.
     return ops.copy(ops.convert_to_tensor(optimizer.iterations))
 
 

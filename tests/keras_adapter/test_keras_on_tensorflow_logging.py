@@ -14,10 +14,11 @@ def test_what_tensorboard_shows_of_a_fit(tmp_path, monkeypatch):
     names: dict = {}
     exec(code("Keras and TensorBoard"), names)
     history = names["history"].history
-    rho = CoolingSchedule(24, rho0=0.9)
-    means = [sum(rho(8 * epoch + n) for n in (1, 3, 5, 7)) / 4 for epoch in range(3)]
+    rho = CoolingSchedule(24, rho0=0.9)  # of step n, which follows n - 1 others
+    windows = [range(1, 9), (9, 10, 12, 12, 14, 14, 16, 16), (18, 20, 22, 24)]
+    means = [sum(rho(n - 1) for n in window) / len(window) for window in windows]
     # rho is made in float32, by a closed form of a few operations on numbers below 3; the mean of
-    # four adds four roundings.
+    # eight adds eight roundings.
     assert history["rho"] == pytest.approx(means, abs=20 * 2**-24)
     assert all(temperature > 0 for temperature in history["temperature"])
     curves = scalars(Path("runs/keras"))
