@@ -85,11 +85,7 @@ def add_thermal_noise(
     _check.one_of("noise", noise, get_args(Noise))
 
     def init_fn(params: optax.Params) -> ThermalNoiseState:
-        leaves = [x for x in jax.tree.leaves(params) if common.is_trainable(x)]
-        rate = jnp.zeros([], common.precision(*map(jnp.asarray, leaves)))
-        normals = () if noise == "white" else jax.tree.map(_zeros, params)
-        typed: Any = key if common.is_key(key) else jax.random.key(key)
-        return ThermalNoiseState(jnp.zeros([], jnp.int32), typed, rate, normals)
+        return _start(params, key, noise)
 
     def update_fn(
         updates: optax.Updates,
@@ -166,6 +162,15 @@ def langevin(
         add_thermal_noise(learning_rate, rho, temperature, key, noise=noise),
         cool_momentum(learning_rate, schedule=schedule),
     )
+
+
+def _start(params: optax.Params, key: jax.Array | int, noise: Noise) -> ThermalNoiseState:
+    """The state before the first step."""
+    leaves = [x for x in jax.tree.leaves(params) if common.is_trainable(x)]
+    rate = jnp.zeros([], common.precision(*map(jnp.asarray, leaves)))
+    normals = () if noise == "white" else jax.tree.map(_zeros, params)
+    typed: Any = key if common.is_key(key) else jax.random.key(key)
+    return ThermalNoiseState(jnp.zeros([], jnp.int32), typed, rate, normals)
 
 
 def _is_none(x: Any) -> bool:
