@@ -104,6 +104,7 @@ class CoolMomentum(Optimizer):
     """
 
     _bath: Any = None  # a ThermalNoise, which says so itself
+    _cools_when_told = False  # by a Cooldown, which says so itself
 
     def __init__(
         self,
@@ -318,6 +319,8 @@ class CoolMomentum(Optimizer):
         ):
             super().load_state_dict(state_dict)
         for own, saved in zip(before, seen["param_groups"], strict=True):
+            # Held or cooling, by what was told before: no other plan than this one's.
+            own = own | {k: saved[k] for k in _TOLD if k in saved and self._cools_when_told}
             if message := _difference(own, saved):
                 warnings.warn(message, stacklevel=2)
                 break
@@ -672,6 +675,7 @@ class CoolMomentum(Optimizer):
 _PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
 _NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
 _KEPT = ("_known", "_last_step", "_bath")  # beside what torch copies
+_TOLD = ("law", "rho0", "hold_steps", "total_steps")  # what Cooldown changes
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
 _STRIDED, _LAYOUT, _DISPLACEMENT = {torch.strided}, attrgetter("layout"), itemgetter("displacement")
 
