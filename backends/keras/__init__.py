@@ -14,9 +14,10 @@ except ModuleNotFoundError as error:
         ) from None
     raise
 
+from coolmomentum.keras._cooldown import Cooldown
 from coolmomentum.keras._optimizer import CoolMomentum
 from coolmomentum.keras._portable import export_state, import_state
 from coolmomentum.keras._thermometer import Thermometer
 
-__all__ = ["CoolMomentum", "Thermometer", "export_state", "import_state"]
+__all__ = ["CoolMomentum", "Cooldown", "Thermometer", "export_state", "import_state"]
 CoolMomentum.__module__ = __name__  # what a saved model names: not a private module

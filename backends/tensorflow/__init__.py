@@ -18,6 +18,6 @@ if _keras.backend.backend() != "tensorflow":
         "use coolmomentum.keras"
     )
 
-from coolmomentum.keras import CoolMomentum, Thermometer, export_state, import_state
+from coolmomentum.keras import Cooldown, CoolMomentum, Thermometer, export_state, import_state
 
-__all__ = ["CoolMomentum", "Thermometer", "export_state", "import_state"]
+__all__ = ["CoolMomentum", "Cooldown", "Thermometer", "export_state", "import_state"]
