@@ -22,6 +22,9 @@ OPTIMIZERS = {
     "injected adamw": lambda law: optax.chain(
         optax.inject_hyperparams(optax.adamw)(learning_rate=0.05), cooldown(law)
     ),
+    "a chain that is injected": lambda law: optax.inject_hyperparams(
+        lambda rate: optax.chain(optax.adamw(rate), cooldown(law))
+    )(rate=0.05),
     "MultiSteps": lambda law: optax.MultiSteps(
         optax.chain(optax.sgd(0.05, momentum=0.9), cooldown(law)), 2
     ),

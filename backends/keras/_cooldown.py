@@ -126,13 +126,16 @@ class Cooldown(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not 
     def _steps_taken(self) -> int:
         if self._optimizer is None:
             raise RuntimeError("Cooldown must be among the callbacks of a fit that has begun")
-        self._sync()
-        return int(_on_host(self._optimizer.iterations))
+        return int(_on_host(self._of_model().iterations))
 
-    def _sync(self) -> None:
-        """On JAX the variables are not in the model while it trains."""
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()
+    def _of_model(self) -> Any:
+        """The optimizer, out of its loss scaler.
+
+        On JAX its variables are elsewhere in training, and Keras brings them to who asks for the
+        model: ask anew before they are read or set.
+        """
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
 
     def _cool_rho(self, event: tuple[int, int] | None) -> None:
         """Let a CoolMomentum cool from the rho it has, or hold it."""
@@ -150,8 +153,7 @@ class Cooldown(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not 
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Called by Keras: checks the optimizer; the same may go on with the same callback."""
-        optimizer = self.model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        optimizer = self._of_model()
         taken = int(_on_host(optimizer.iterations))
         self._at_most, self._seen = taken, 0
         if optimizer is self._optimizer:
@@ -194,9 +196,8 @@ class Cooldown(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not 
         # It counts no fewer than the optimizer, which may skip or accumulate.
         if self._event is not None and self._at_most + self._seen < self._event[0]:
             return
-        self._sync()
-        rate = self._optimizer.learning_rate
-        step = ops.convert_to_tensor(self._optimizer.iterations)
+        optimizer = self._of_model()
+        rate, step = optimizer.learning_rate, ops.convert_to_tensor(optimizer.iterations)
         dtype = keras.backend.standardize_dtype(rate.dtype)
         rate.assign(self._rate * self._share(step, dtype=dtype, xp=xp))
 

@@ -35,8 +35,6 @@ class Rates(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """The learning rate, and rho of the next step."""
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()
         optimizer = self.model.optimizer
         self.rates.append((float(numpy(optimizer.learning_rate)), getattr(optimizer, "rho", 0.0)))
 
@@ -186,6 +184,20 @@ def test_gradients_are_accumulated():
     train(model, 20, Cooldown(start_at=4, steps=5), rates)
     expected = [RATE * learning_rate_share(n // 2, 4, 9) for n in range(20)]
     np.testing.assert_allclose([lr for lr, _ in rates.rates], expected, rtol=2**-20)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_alone_among_the_callbacks(wrapped):
+    """Where nobody else fetches the variables on JAX; also within a loss scaler."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    optimizer = keras.optimizers.SGD(RATE)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)
+    model.compile(scaled if wrapped else optimizer, "mse")
+    train(model, 15, Cooldown(start_at=5, steps=20))
+    rate = float(numpy(optimizer.learning_rate))
+    assert rate == pytest.approx(RATE * learning_rate_share(14, 5, 25), rel=2**-20)
+    assert int(numpy(optimizer.iterations)) == 15
 
 
 def test_over_epochs():

@@ -141,9 +141,13 @@ def test_extended_and_stopped_it_goes_on_from_where_it_is(make):
     extended.cooldown.start(steps=100)
     stopped.cooldown.stop()
     first = untouched.train(1)[0]
-    assert extended.train(1)[0] == pytest.approx(first, rel=1e-6)  # the tensor is a float32
+    slowly = extended.train(4)
+    assert slowly[0] == pytest.approx(first, rel=1e-6)  # the tensor is a float32
+    for now, then in itertools.pairwise(slowly):  # over 100 steps in place of 5
+        assert then == pytest.approx(now, rel=0.02)
+        assert then < now
     assert stopped.train(3) == [pytest.approx(first, rel=1e-6)] * 3
-    assert (extended.cooldown.steps_left, stopped.cooldown.steps_left) == (99, None)
+    assert (extended.cooldown.steps_left, stopped.cooldown.steps_left) == (96, None)
     stopped.cooldown.start(steps=2)
     rates = stopped.train(4)
     assert rates[0] == pytest.approx(first, rel=1e-6)
@@ -169,6 +173,17 @@ def test_the_learning_rate_warms_up(make):
     run = Run(make, warmup_steps=4)
     rates = [lr for lr, _ in run.train(6)]
     assert rates == pytest.approx([0.0125, 0.025, 0.0375, 0.05, 0.05, 0.05], rel=1e-6)
+
+
+def test_a_learning_rate_in_a_tensor_stays_in_it():
+    """A captured or compiled step, and whoever else has the tensor, sees what it cools to."""
+    run = Run(OPTIMIZERS["SGD, a tensor"])
+    lr = run.optimizer.param_groups[0]["lr"]
+    run.train(1)
+    run.cooldown.start(steps=3)
+    run.train(3)
+    assert run.optimizer.param_groups[0]["lr"] is lr
+    assert float(lr) == pytest.approx(0.05 / 199, rel=1e-6)
 
 
 # --- what it counts -----------------------------------------------------------------------------
