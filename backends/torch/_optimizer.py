@@ -319,8 +319,8 @@ class CoolMomentum(Optimizer):
         ):
             super().load_state_dict(state_dict)
         for own, saved in zip(before, seen["param_groups"], strict=True):
-            # Held or cooling, by what was told before: no other plan than this one's.
-            own = own | {k: saved[k] for k in _TOLD if k in saved and self._cools_when_told}
+            if self._cools_when_told:  # held or cooling, it has no other plan
+                own = own | {name: saved[name] for name in _TOLD if name in saved}
             if message := _difference(own, saved):
                 warnings.warn(message, stacklevel=2)
                 break
@@ -675,7 +675,7 @@ class CoolMomentum(Optimizer):
 _PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
 _NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
 _KEPT = ("_known", "_last_step", "_bath")  # beside what torch copies
-_TOLD = ("law", "rho0", "hold_steps", "total_steps")  # what Cooldown changes
+_TOLD = ("law", "hold_steps", "total_steps")  # what Cooldown changes
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
 _STRIDED, _LAYOUT, _DISPLACEMENT = {torch.strided}, attrgetter("layout"), itemgetter("displacement")
 

@@ -91,6 +91,14 @@ def test_a_cooling_checkpoint_goes_on(make):
     assert torch.equal(whole.x, branch.x)
 
 
+def test_a_checkpoint_of_another_rho0_warns():
+    """What was told is no change of plan, but another temperature is."""
+    hotter = Run(lambda p: CoolMomentum(p, lr=0.05, law="constant", rho0=0.95))
+    hotter.train(2)
+    with pytest.warns(UserWarning, match="rho0=0.95 replaces 0.9;"):
+        Run.loaded(OPTIMIZERS["CoolMomentum"], hotter.saved())
+
+
 @every
 def test_a_run_that_is_held_is_the_run_without(make):
     """To the last bit, at every step."""
