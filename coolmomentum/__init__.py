@@ -3,8 +3,9 @@
 The optimizers are ``coolmomentum.torch.CoolMomentum``, ``coolmomentum.jax.cool_momentum``,
 ``coolmomentum.keras.CoolMomentum`` (``coolmomentum.tensorflow`` has the same) and
 ``coolmomentum.numpy.CoolMomentum``. This package holds what they share: the physics (``langevin``),
-the schedules (``schedules``, ``solver``), the thermometer (``temperature``) and the update rule
-(``update``), over any array-API namespace. Importing it loads no deep-learning framework.
+the schedules (``schedules``, ``solver``, ``cooldown``), the thermometer (``temperature``) and the
+update rule (``update``), over any array-API namespace. Importing it loads no deep-learning
+framework.
 
 Borysenko and Byshkin, "CoolMomentum: a method for stochastic optimization by Langevin dynamics with
 simulated annealing", Scientific Reports 11, 10705 (2021).
@@ -13,6 +14,7 @@ simulated annealing", Scientific Reports 11, 10705 (2021).
 import sys
 from typing import TYPE_CHECKING
 
+from coolmomentum.cooldown import HELD, learning_rate_share
 from coolmomentum.langevin import (
     adam_mass,
     adiabaticity,
@@ -69,6 +71,7 @@ from coolmomentum.update import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "HELD",
     "CoolingSchedule",
     "DisplacementSum",
     "Law",
@@ -93,6 +96,7 @@ __all__ = [
     "largest_adiabaticity",
     "learning_rate_from_adam",
     "learning_rate_from_sgd",
+    "learning_rate_share",
     "matched_sgd_learning_rate",
     "next_displacement",
     "noise_temperature",

@@ -12,7 +12,7 @@ import coolmomentum
 
 PACKAGE = Path(coolmomentum.__file__).parent
 CORE = (
-    *("_arrays", "_check", "_defaults", "audit"),
+    *("_arrays", "_check", "_defaults", "audit", "cooldown"),
     *("langevin", "schedules", "solver", "temperature", "thermal", "update"),
 )
 THERMOMETER = tuple(sorted(path.stem for path in (PACKAGE / "thermometer").glob("*.py")))

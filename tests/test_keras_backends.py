@@ -16,7 +16,10 @@ CONTRACT = [
     Path(__file__).parent / "contract" / f"test_{name}.py"
     for name in ("contract", "state_transfer", "agreement", "thermometers", "thermal_noise")
 ]
-PAGES = [Path(__file__).parents[1] / "docs" / f"{name}.md" for name in ("keras", "checkpoints")]
+PAGES = [
+    Path(__file__).parents[1] / "docs" / f"{name}.md"
+    for name in ("keras", "checkpoints", "cooldown")
+]
 FOLDERS = {
     backend: [TESTS, *CONTRACT, *PAGES, PACKAGE / "keras"]
     for backend in ("tensorflow", "jax", "torch")

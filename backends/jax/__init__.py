@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
         'coolmomentum.jax needs JAX and optax: pip install "coolmomentum[jax]"'
     ) from None
 
+from coolmomentum.jax._cooldown import CooldownState, cooldown, start_cooldown, stop_cooldown
 from coolmomentum.jax._portable import export_state, import_state
 from coolmomentum.jax._readings import per_leaf, rescaled_temperature, rho, step_size, temperature
 from coolmomentum.jax._thermal import ThermalNoiseState, add_thermal_noise, langevin
@@ -26,11 +27,13 @@ from coolmomentum.jax._transform import CoolMomentumState, cool_momentum
 __all__ = [
     "AdamThermometerState",
     "CoolMomentumState",
+    "CooldownState",
     "ThermalNoiseState",
     "ThermometerState",
     "adam_thermometer",
     "add_thermal_noise",
     "cool_momentum",
+    "cooldown",
     "export_state",
     "import_state",
     "langevin",
@@ -39,7 +42,9 @@ __all__ = [
     "rescaled_temperature",
     "reset",
     "rho",
+    "start_cooldown",
     "step_size",
+    "stop_cooldown",
     "temperature",
     "thermometer",
 ]

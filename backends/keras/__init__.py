@@ -14,12 +14,12 @@ except ModuleNotFoundError as error:
         ) from None
     raise
 
+from coolmomentum.keras._cooldown import Cooldown
 from coolmomentum.keras._langevin import Langevin
 from coolmomentum.keras._optimizer import CoolMomentum
 from coolmomentum.keras._portable import export_state, import_state
 from coolmomentum.keras._thermometer import Thermometer
 
-__all__ = ["CoolMomentum", "Langevin", "Thermometer", "export_state", "import_state"]
-CoolMomentum.__module__ = Langevin.__module__ = (
-    __name__  # what a saved model names: not a private module
-)
+__all__ = ["CoolMomentum", "Cooldown", "Langevin", "Thermometer", "export_state", "import_state"]
+# What a saved model names: not a private module.
+CoolMomentum.__module__ = Langevin.__module__ = __name__

@@ -18,6 +18,13 @@ if _keras.backend.backend() != "tensorflow":
         "use coolmomentum.keras"
     )
 
-from coolmomentum.keras import CoolMomentum, Langevin, Thermometer, export_state, import_state
+from coolmomentum.keras import (
+    Cooldown,
+    CoolMomentum,
+    Langevin,
+    Thermometer,
+    export_state,
+    import_state,
+)
 
-__all__ = ["CoolMomentum", "Langevin", "Thermometer", "export_state", "import_state"]
+__all__ = ["CoolMomentum", "Cooldown", "Langevin", "Thermometer", "export_state", "import_state"]

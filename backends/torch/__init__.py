@@ -9,9 +9,17 @@ except ModuleNotFoundError as error:
         'coolmomentum.torch needs PyTorch: pip install "coolmomentum[torch]"'
     ) from None
 
+from coolmomentum.torch._cooldown import Cooldown
 from coolmomentum.torch._optimizer import CoolMomentum
 from coolmomentum.torch._portable import export_state, import_state
 from coolmomentum.torch._thermal import ThermalNoise
 from coolmomentum.torch._thermometer import Thermometer
 
-__all__ = ["CoolMomentum", "ThermalNoise", "Thermometer", "export_state", "import_state"]
+__all__ = [
+    "CoolMomentum",
+    "Cooldown",
+    "ThermalNoise",
+    "Thermometer",
+    "export_state",
+    "import_state",
+]

@@ -103,6 +103,7 @@ class CoolMomentum(Optimizer):
     """
 
     _bath: Any = None  # a ThermalNoise, which says so itself
+    _cools_when_told = False  # by a Cooldown, which says so itself
 
     def __init__(
         self,
@@ -317,6 +318,8 @@ class CoolMomentum(Optimizer):
         ):
             super().load_state_dict(state_dict)
         for own, saved in zip(before, seen["param_groups"], strict=True):
+            if self._cools_when_told:  # held or cooling, it has no other plan
+                own = own | {name: saved[name] for name in _TOLD if name in saved}
             if message := _difference(own, saved):
                 warnings.warn(message, stacklevel=2)
                 break
@@ -663,6 +666,7 @@ class CoolMomentum(Optimizer):
 _PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
 _NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
 _KEPT = ("_known", "_last_step", "_bath")  # torch copies the rest
+_TOLD = ("law", "hold_steps", "total_steps")  # what Cooldown changes
 _OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
 _DISPLACEMENT = itemgetter("displacement")
 
