@@ -20,8 +20,9 @@ PAGES = [
     Path(__file__).parents[1] / "docs" / f"{name}.md"
     for name in ("keras", "checkpoints", "cooldown")
 ]
+DOCSTRINGS = Path(__file__).with_name("test_docstrings.py")
 FOLDERS = {
-    backend: [TESTS, *CONTRACT, *PAGES, PACKAGE / "keras"]
+    backend: [TESTS, *CONTRACT, DOCSTRINGS, *PAGES, PACKAGE / "keras"]
     for backend in ("tensorflow", "jax", "torch")
 }
 FOLDERS["tensorflow"].append(PACKAGE / "tensorflow")

@@ -58,6 +58,7 @@ class Langevin(CoolMomentum):
         a loss that is a mean over n data the posterior is at 1 / n.
     noise : "averaged" over two steps, exact on every quadratic; or "white", Eq. 17 as it stands.
     seed : integer >= 0.
+    name : of the optimizer.
     **kwargs : the other arguments of :class:`CoolMomentum`.
 
     Raises

@@ -77,6 +77,7 @@ class CoolMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras i
     weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, \
 ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : as for every
         optimizer of Keras; weight decay is decoupled, and no displacement.
+    **kwargs : none: another name is refused by Keras.
 
     Raises
     ------

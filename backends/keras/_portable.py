@@ -20,6 +20,10 @@ def export_state(optimizer: CoolMomentum) -> PortableState:
     ----------
     optimizer : one that was built; under mixed precision the ``inner_optimizer``.
 
+    Returns
+    -------
+    the clock, the schedule, the learning rate, and a displacement for each path
+
     Raises
     ------
     TypeError
@@ -31,18 +35,13 @@ def export_state(optimizer: CoolMomentum) -> PortableState:
     Examples
     --------
     >>> import keras
-    >>> from coolmomentum.keras import CoolMomentum, import_state, export_state
+    >>> from coolmomentum.keras import CoolMomentum, export_state
     >>> x = keras.Variable([1.0], name="x")
     >>> optimizer = CoolMomentum(learning_rate=0.25, total_steps=2, rho0=0.75)
     >>> optimizer.apply([x.value + 0], [x])
     >>> saved = export_state(optimizer)
     >>> saved.clock, saved.displacements
     (1, {'x': array([-0.21875], dtype=float32)})
-    >>> again = CoolMomentum(saved.learning_rate, schedule=saved.cooling)
-    >>> again.build([x])
-    >>> import_state(again, saved)
-    >>> again.temperature() == optimizer.temperature()
-    True
     """
     displacements = _named(optimizer)
     steps = int(ops.convert_to_numpy(optimizer._iterations))
@@ -78,6 +77,20 @@ def import_state(optimizer: CoolMomentum, saved: PortableState) -> None:
     ValueError
         If the optimizer was not built, names or shapes differ, or it cools in another way. Nothing
         has been changed then.
+
+    Examples
+    --------
+    >>> import keras
+    >>> from coolmomentum.keras import CoolMomentum, import_state, export_state
+    >>> x = keras.Variable([1.0], name="x")
+    >>> optimizer = CoolMomentum(learning_rate=0.25, total_steps=2, rho0=0.75)
+    >>> optimizer.apply([x.value + 0], [x])
+    >>> saved = export_state(optimizer)
+    >>> again = CoolMomentum(saved.learning_rate, schedule=saved.cooling)
+    >>> again.build([x])
+    >>> import_state(again, saved)
+    >>> again.temperature() == optimizer.temperature()
+    True
     """
     displacements = _named(optimizer)
     shapes = {name: tuple(dx.shape) for name, dx in displacements.items()}
