@@ -128,7 +128,11 @@ def random_force(
     _check.one_of("noise", noise, get_args(Noise))
     xp = xp or namespace(normals, next_normals)
     xi = upcast(next_normals, xp)
-    return scale * (xi if noise == "white" else (upcast(normals, xp) + xi) / 2)
+    if noise == "white":
+        return scale * xi
+    return (
+        scale / 2 * (upcast(normals, xp) + xi)
+    )  # two passes; the number is halved, which is exact
 
 
 def draw_key(seed: int, parameter: int, step: int) -> int:

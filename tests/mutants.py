@@ -126,8 +126,8 @@ CORE = [
     Mutant(
         "bath: noise that is not averaged",
         "thermal:random_force",
-        "(upcast(normals, xp) + xi) / 2",
-        "xi",
+        "scale / 2 * (upcast(normals, xp) + xi)",
+        "scale * xi",
         Selection("test_thermal.py", "baoab"),
     ),
     Mutant(

@@ -1,5 +1,6 @@
 """What PyTorch alone has of a heat bath: every path of the step, closures, AMP, copies, resumes."""
 
+import collections
 import copy
 import io
 import math
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from distributed_tools import run_distributed
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_tools import PATHS, draw, gradients, parameters, same
 
 from coolmomentum import random_force, random_force_scale
@@ -341,3 +343,37 @@ def test_the_force_is_that_of_the_core():
     scale, eta = random_force_scale(1.5, 0.125, 0.9), 0.125 * 1.9 / 2
     expected = before + 0.9 * last + eta * random_force(*kept, scale)
     torch.testing.assert_close(x.detach(), expected, rtol=0, atol=1e-14)
+
+
+def test_a_force_costs_a_draw_and_three_passes():
+    """Beside the step: one normal number, a sum, a product and a difference for each coordinate."""
+    counts = []
+    for noise in (None, "averaged", "white"):
+        (x,) = parameters((1000,), dtype=torch.float32)
+        optimizer = CoolMomentum([x], **HOT)
+        if noise:
+            ThermalNoise(optimizer, 1.0, noise=noise)
+        for _ in range(3):
+            x.grad = torch.ones_like(x)
+            with Counted() as counted:
+                optimizer.step()
+        counts.append(counted.passes)
+    bare, averaged, white = counts
+    assert sorted(averaged - bare) == ["add.Tensor", "mul.Tensor", "randn.generator", "sub.Tensor"]
+    assert sorted(white - bare) == ["mul.Tensor", "randn.generator", "sub.Tensor"]
+    assert (averaged - bare).total() == 4
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations that give a tensor of 1,000 numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = collections.Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run it."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.numel() == 1000:
+            self.passes[str(func).removeprefix("aten.")] += 1
+        return result
