@@ -19,7 +19,6 @@ from coolmomentum._arrays import (
     real_dtype,
     wide_dtype,
 )
-from coolmomentum.langevin import reduced_temperature
 from coolmomentum.schedules import Law, _as_float, _clamp, _counts, _where
 
 __all__ = ["HELD", "learning_rate_share"]
@@ -27,7 +26,8 @@ __all__ = ["HELD", "learning_rate_share"]
 # What holds rho until it is told to cool: the largest counts of 32 bits.
 HELD: Final = {"hold_steps": 2**31 - 2, "total_steps": 2**31 - 1}
 
-_HOTTEST = reduced_temperature(_defaults.RHO0)
+# reduced_temperature, which would ask on import what kinds of arrays there are.
+_HOTTEST = (1 + _defaults.RHO0) / (1 - _defaults.RHO0)
 COLDEST: Final = 1 / _HOTTEST  # the share at the end of every law
 
 

@@ -23,6 +23,7 @@ NEEDS = {
     "test_figures.py": ("torch", "matplotlib", "rich"),
     "test_frameworks.py": ("torch", "jax", "optax"),
     "test_gpu_command.py": ("torch", "jax", "optax", "sklearn", "psutil"),
+    "test_gpu.py": ("torch", "jax", "optax"),
     "test_jax_*.py": ("jax", "optax"),
     "test_jax_checkpoints.py": ("flax", "orbax"),
     "test_jax_optax_suites.py": ("sklearn",),
