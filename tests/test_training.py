@@ -1120,6 +1120,7 @@ def test_nothing_trains_on_after_the_end_and_nothing_twice_before(
     Before, a second run in the folder has exit status 2, and one line. It has as well while the
     child of a killed command is still there, which cannot end as long as it is stopped.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, also by children
     cases = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130, "SIGKILL": -9, "stopped": -9}
     begun = {name: _begin(request, stand_in, tmp_path / "results", name) for name in cases}
     for name, (process, options, log, up) in begun.items():
