@@ -99,12 +99,13 @@ def global_product(x: jax.Array, y: jax.Array, axis_name: AxisName | None) -> ja
     """Sum of the products of coordinates of two arrays, over all shards."""
     total: jax.Array = inner_product(x, y, xp=jnp)
     axes = _axes_of(total, axis_name)
+    # JAX does not type psum.
     return total if axes == () else lax.psum(total, axes)  # type: ignore[no-untyped-call]
 
 
 def global_coordinates(x: jax.Array, axis_name: AxisName | None) -> int:
     """Coordinates of all shards, known from shapes alone."""
-    parts: int = lax.psum(1, _axes_of(x, axis_name))  # type: ignore[no-untyped-call]  # an int
+    parts: int = lax.psum(1, _axes_of(x, axis_name))  # type: ignore[no-untyped-call]  # JAX does not type it; an int
     return coordinates(x, xp=jnp) * parts
 
 

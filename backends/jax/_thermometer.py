@@ -402,7 +402,9 @@ class _Meter:
         n, dtype, layout = state.count, window.sums.dtype, _layout(state.previous)
 
         def moments(*displacements: Any) -> Any:
-            dot = lambda x, y: common.global_product(x, y, self.axis_name).astype(dtype)  # noqa: E731
+            def dot(x: jax.Array, y: jax.Array) -> jax.Array:
+                return common.global_product(x, y, self.axis_name).astype(dtype)
+
             return core.moments(*displacements, dot=dot, xp=jnp)
 
         with common.promoting():
@@ -471,7 +473,10 @@ def _like(tree: Any, like: Any) -> list[jax.Array]:
 
 def _masked_as(mask: Any, tree: Any) -> Any:
     """The tree without the branches that are masked in another."""
-    masked = lambda m, x: m if isinstance(m, optax.MaskedNode) else x  # noqa: E731
+
+    def masked(m: Any, x: Any) -> Any:
+        return m if isinstance(m, optax.MaskedNode) else x
+
     return None if tree is None else jax.tree.map(masked, mask, tree, is_leaf=_is_masked)
 
 

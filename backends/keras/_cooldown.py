@@ -9,7 +9,7 @@ from keras import ops
 from coolmomentum import _check
 from coolmomentum.cooldown import COLDEST, HELD, learning_rate_share
 from coolmomentum.keras._optimizer import CoolMomentum, _countable, _on_host
-from coolmomentum.keras._schedule import xp  # type: ignore[attr-defined]  # chosen there
+from coolmomentum.keras._schedule import xp  # type: ignore[attr-defined]  # it is chosen there, by the backend, and not exported
 from coolmomentum.schedules import CoolingSchedule, Law
 
 

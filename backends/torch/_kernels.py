@@ -14,7 +14,8 @@ from coolmomentum._arrays import upcast
 from coolmomentum.torch._tensors import HALF, Coefficients, TensorLists
 from coolmomentum.update import langevin_step, next_displacement
 
-_NOT_THERE = (AttributeError, NotImplementedError, RuntimeError, TypeError)  # of tensor subclasses
+# What tensor subclasses raise for an operation that they do not have.
+_UNSUPPORTED = (AttributeError, NotImplementedError, RuntimeError, TypeError)
 # The kernel refuses momentum 0, and denormal numbers too where they are flushed to 0. In float32
 # this is 0; times a displacement in float64 it need not be.
 _TINY = sys.float_info.min
@@ -104,18 +105,18 @@ def in_place(tensors: TensorLists, step: Coefficients) -> None:
         if step.coupled_decay:
             try:
                 slope = slope + upcast(param, xp) * step.coupled_decay
-            except _NOT_THERE:
+            except _UNSUPPORTED:
                 slope = slope.clone().add_(param, alpha=step.coupled_decay)
         try:
             dx = upcast(displacement, xp)
             moved = next_displacement(dx, slope, rho=step.rho, step_size=step.eta)
             displacement.copy_(moved)
-        except _NOT_THERE:
+        except _UNSUPPORTED:
             moved = displacement.mul_(step.rho).add_(slope * -step.eta)
         if step.decoupled_decay:
             try:
                 moved = moved - upcast(param, xp) * (step.lr * step.decoupled_decay)
-            except _NOT_THERE:
+            except _UNSUPPORTED:
                 param.mul_(1 - step.lr * step.decoupled_decay)
         param.add_(moved)
 
