@@ -177,8 +177,9 @@ def reading(k, heat=0.0, **told):
 def test_the_thermometer_reads_the_bath():
     """The ratio is 1 and k dt**2 is 2, and nothing warns.
 
-    Of 5e5 squares one in ten or so is independent: 4 (2 / 5e4)**0.5 = 0.025 at most, of which less is
-    seen; the curvature is four times the difference of two such readings that share most of it.
+    Successive displacements do not correlate there, so 7 standard errors of 5e5 squares are 0.014.
+    The curvature is -4 times their correlation, whose standard error is 0.0014, and three of the
+    temperature's: 7 of all together are below 0.05.
     """
     found = reading(4.0)
     assert found["bath_ratio"] == pytest.approx(1, abs=0.015)
