@@ -3,8 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from collections.abc import Callable, Iterable
 from operator import is_, itemgetter
 from typing import Any, cast
 
@@ -14,13 +13,14 @@ from torch.optim import Optimizer
 
 from coolmomentum import _check, _defaults
 from coolmomentum.schedules import Law, Schedule, WarmupClock
-from coolmomentum.temperature import DisplacementSum
+from coolmomentum.torch import _checkpoint as checkpoint
 from coolmomentum.torch import _coefficients as coefficients
 from coolmomentum.torch import _validation as validation
 from coolmomentum.torch._dispatch import Buckets, DispatchCache, apply_step, bucket_by_kernel
 from coolmomentum.torch._kernels import differentiable
-from coolmomentum.torch._reductions import pooled_sums_of_squares, sums_of_squares
-from coolmomentum.torch._tensors import Coefficients, Group, Number, TensorLists, scalar, to_local
+from coolmomentum.torch._reductions import sums_of_squares
+from coolmomentum.torch._temperature import Moved, apart, mean_squares, moved, pooled
+from coolmomentum.torch._tensors import Coefficients, Group, Number, TensorLists, to_local
 from coolmomentum.torch._validation import SCHEDULE_KEYS, SETTINGS, checked, plain
 
 
@@ -256,7 +256,7 @@ class CoolMomentum(Optimizer):
             for group in packed["param_groups"]:
                 group.update(plain(group))
                 if group["schedule"] is not None:
-                    group["schedule"] = _OWN_SCHEDULE
+                    group["schedule"] = checkpoint.OWN_SCHEDULE
             packed["state"] = plain(packed["state"])
 
         self._check_groups()
@@ -285,24 +285,26 @@ class CoolMomentum(Optimizer):
         """
         self._check_groups()
         before = [dict(group) for group in self.param_groups]
-        _check_form(state_dict)
+        checkpoint.check_form(state_dict)
         seen: dict[str, Any] = {}
 
         def check(_: Optimizer, loaded: dict[str, Any]) -> None:
-            _check_form(loaded)
+            checkpoint.check_form(loaded)
             seen.update(loaded)
             if len(loaded["param_groups"]) != len(before):
                 return  # torch refuses it
             groups = zip(before, loaded["param_groups"], strict=True)
-            seen["continued"] = [_continued(own, saved) for own, saved in groups]
-            for param, _group, displacement in _displacements_in(loaded, self.param_groups):
+            seen["continued"] = [checkpoint.continued(own, saved) for own, saved in groups]
+            for param, _group, displacement in checkpoint.displacements_in(
+                loaded, self.param_groups
+            ):
                 self._check_tensor(param, "displacement", displacement, param)
 
         def restore(_: Optimizer) -> None:
             for group, continued in zip(self.param_groups, seen["continued"], strict=True):
                 group.update(continued)
                 coefficients.place_step_counter(group)
-            for param, group, displacement in _displacements_in(seen, self.param_groups):
+            for param, group, displacement in checkpoint.displacements_in(seen, self.param_groups):
                 # torch has cast it to the dtype of the parameter, which may be narrower.
                 dtype = validation.displacement_dtype(param, group)
                 self.state[param]["displacement"] = displacement.to(param.device, dtype)
@@ -320,7 +322,7 @@ class CoolMomentum(Optimizer):
         for own, saved in zip(before, seen["param_groups"], strict=True):
             if self._cools_when_told:  # held or cooling, it has no other plan
                 own = own | {name: saved[name] for name in _TOLD if name in saved}
-            if message := _difference(own, saved):
+            if message := checkpoint.difference(own, saved):
                 warnings.warn(message, stacklevel=2)
                 break
 
@@ -598,7 +600,7 @@ class CoolMomentum(Optimizer):
         until it is read, with ``float(...)`` say. 0 before the first step. With sharded parameters
         (DTensor) it is the global one, and every process has to call this.
         """
-        return self._means(over_lr=True, apart=False)[0]
+        return self._mean(over_lr=True)
 
     def rescaled_temperature(self) -> Tensor:
         """Mean squared displacement ``T dt**2`` of the last step, over all parameters.
@@ -607,7 +609,7 @@ class CoolMomentum(Optimizer):
         -------
         0-d float64 tensor, as :meth:`temperature`
         """
-        return self._means(over_lr=False, apart=False)[0]
+        return self._mean(over_lr=False)
 
     def temperatures(self) -> dict[str | int, Tensor]:
         """:meth:`temperature` of each parameter by itself.
@@ -623,43 +625,18 @@ class CoolMomentum(Optimizer):
         """:meth:`rescaled_temperature` of each parameter by itself, as :meth:`temperatures`."""
         return self._apart(over_lr=False)
 
+    def _mean(self, over_lr: bool) -> Tensor:
+        return pooled(mean_squares(self._moved(), over_lr=over_lr))
+
     def _apart(self, over_lr: bool) -> dict[str | int, Tensor]:
-        labels = self._labels()
-        params = [param for _, params, _ in self._moved() for param in params]
-        means = self._means(over_lr, apart=True)
-        return {labels[param]: mean for param, mean in zip(params, means, strict=True)}
+        labels, parts = self._labels(), apart(self._moved())
+        sums = mean_squares(parts, over_lr=over_lr)
+        pairs = zip(parts, sums, strict=True)
+        return {labels[part.params[0]]: pooled([x]) for part, x in pairs}
 
-    @torch.no_grad()
-    def _means(self, over_lr: bool, apart: bool) -> list[Tensor]:
-        """Mean squared displacements, over the learning rate or not: of each parameter or all."""
-        parts = self._moved()
-        if apart:
-            parts = [
-                (lr, [p], [dx]) for lr, ps, dxs in parts for p, dx in zip(ps, dxs, strict=True)
-            ]
-        squares = pooled_sums_of_squares([displacements for _, _, displacements in parts])
-        sums = [
-            DisplacementSum(_over(square, lr if over_lr else 1.0), _size(params), 1)
-            for (lr, params, _), square in zip(parts, squares, strict=True)
-        ]
-        sums = sums if apart else [reduce(DisplacementSum.merge, sums, DisplacementSum())]
-        return [_as_tensor(x.read()) for x in sums]
-
-    def _moved(self) -> list[tuple[Number, list[Tensor], list[Tensor]]]:
-        """For each group its last learning rate, what moved or is trainable, and how it moved."""
+    def _moved(self) -> list[Moved]:
         self._check_groups()
-        at_rest = torch.zeros((), device="cpu")  # of one that the last step left alone
-        groups = []
-        for group in self.param_groups:
-            idle = {int(i) for i in group["cooling_idle"].split(",") if i.isdigit()}
-            pairs = [
-                (p, at_rest if i in idle else self.state.get(p, {}).get("displacement", at_rest))
-                for i, p in enumerate(group["params"])
-            ]
-            pairs = [(p, dx) for p, dx in pairs if p.requires_grad or dx is not at_rest]
-            lr = scalar(group["cooling_lr"])
-            groups.append((lr, [p for p, _ in pairs], [dx for _, dx in pairs]))
-        return groups
+        return moved(self.param_groups, self.state)
 
 
 # Keys that a group publishes, and entries that are checked when they change.
@@ -667,7 +644,6 @@ _PUBLISHED = {"cooling_step", "cooling_rho", "cooling_lr", "cooling_idle"}
 _NOTED = ("schedule", "cooling_step", *SETTINGS[1:-1])  # not lr, which may change in every step
 _KEPT = ("_known", "_last_step", "_bath")  # torch copies the rest
 _TOLD = ("law", "hold_steps", "total_steps")  # what Cooldown changes
-_OWN_SCHEDULE = "a function of the step"  # stands for it in a checkpoint
 _DISPLACEMENT = itemgetter("displacement")
 
 
@@ -678,49 +654,6 @@ def start(group: Group, step: Tensor, lr: Number = 1.0) -> None:
     """
     group.update(cooling_step=step, cooling_lr=lr, cooling_idle="")
     coefficients.place_step_counter(group)
-
-
-def _check_form(state_dict: Any) -> None:
-    """Refuse anything but a checkpoint of this optimizer, before any of it is used."""
-    saved = state_dict if isinstance(state_dict, dict) else {}
-    groups: Any = saved.get("param_groups")
-    state: Any = saved.get("state")
-    if not (isinstance(groups, list) and isinstance(state, dict)) or not all(
-        isinstance(group, dict) and {"params", "cooling_step"} <= group.keys() for group in groups
-    ):
-        raise ValueError(
-            "state_dict must be of a CoolMomentum: to start anew from the weights of another "
-            "optimizer, load the model only and leave this optimizer as it was made"
-        )
-    listed = {key for group in groups for key in group["params"]}
-    for key, entry in state.items():
-        if key in listed and not isinstance(entry, dict):
-            raise ValueError(f"state_dict must hold a dict for each parameter: {key!r}: {entry!r}")
-        if key not in listed and isinstance(entry, dict) and "displacement" in entry:
-            raise ValueError(f"state_dict must list in its groups each parameter: {key!r}")
-
-
-def _displacements_in(
-    saved: dict[str, Any], groups: list[Group]
-) -> Iterator[tuple[Tensor, Group, Any]]:
-    """Parameters, their groups, and their displacements in a checkpoint that has them."""
-    for group, theirs in zip(groups, saved["param_groups"], strict=True):
-        for param, key in zip(group["params"], theirs["params"], strict=False):
-            if "displacement" in (state := saved["state"].get(key, {})):
-                yield param, group, state["displacement"]
-
-
-def _continued(own: Group, saved: Group) -> Group:
-    """The settings of a group that continues a saved one; raises if it cannot."""
-    kept = {name: own[name] for name in own if name not in saved}  # say, flags of later versions
-    step = torch.tensor(
-        validation.checked_step(saved["cooling_step"]), dtype=torch.int64, device="cpu"
-    )
-    names = ("schedule", *SCHEDULE_KEYS)
-    # A function of the step is not in the checkpoint.
-    follows = own["schedule"] is not None or saved.get("schedule") is not None
-    settings = checked(own | saved | {k: own[k] for k in names if follows}, whole=True)
-    return kept | {name: settings[name] for name in names} | {"cooling_step": step}
 
 
 def _as_step_counter(value: Any) -> Tensor:
@@ -740,37 +673,3 @@ def _level_of_the_caller() -> int:
     names = [info.frame.f_globals.get("__name__", "") for info in inspect.stack(0)]
     ours = ("torch.", "coolmomentum.")
     return next((i for i, name in enumerate(names) if not name.startswith(ours)), len(names))
-
-
-def _difference(own: Group, saved: Group) -> str:
-    """A warning for a group that continues a saved one that cooled in another way, or ""."""
-    followed = saved.get("schedule") is not None
-    if own["schedule"] is not None:
-        return "" if followed else "the checkpoint did not follow this optimizer's own schedule"
-    if followed:
-        return "the checkpoint followed a schedule of its own, which it does not hold"
-    names = [name for name in SCHEDULE_KEYS if name in saved and saved[name] != own[name]]
-    changes = ", ".join(f"{name}={saved[name]!r} replaces {own[name]!r}" for name in names)
-    return changes and (
-        f"of the checkpoint, {changes}; to train for longer than planned call "
-        "optimizer.extend(total_steps)"
-    )
-
-
-def _over(square: Number, lr: Number) -> Number:
-    """``square / lr``; where lr is 0 infinite, and 0 at rest."""
-    if not isinstance(lr, Tensor) and not isinstance(square, Tensor):
-        return square / lr if lr else square and math.inf
-    square = square if isinstance(square, Tensor) else torch.full_like(lr, square)  # type: ignore[arg-type]
-    return torch.where(square == 0, torch.zeros_like(square), square / lr)
-
-
-def _size(params: list[Tensor]) -> int:
-    """How many real numbers there are in the tensors; a complex one is two."""
-    return sum([param.numel() * (1 + param.is_complex()) for param in params])
-
-
-def _as_tensor(mean: Number) -> Tensor:
-    if isinstance(mean, Tensor):
-        return mean
-    return torch.tensor(mean, dtype=torch.float64, device="cpu")
