@@ -36,6 +36,7 @@ NEEDS = {
     "test_sampling.py": ("scipy", "sklearn", "matplotlib"),
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),
+    "torch_adapter/test_torch_counting.py": ("accelerate", "transformers", "pytorch_lightning"),
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
 }
