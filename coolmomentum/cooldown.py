@@ -45,8 +45,8 @@ def learning_rate_share(
 
     It is the reduced temperature of a :func:`cooled_rho` that starts from rho0 = 0.99, over that of
     rho0, but formed without ``1 - rho``: exact to the dtype, and exactly ``held`` while it holds.
-    As all laws are self-similar, one that starts anew from the share it has reached goes on as it
-    would.
+    All laws are self-similar: one that begins anew from the share it has reached, over the steps
+    that are left, is the rest of the law.
 
     Parameters
     ----------
@@ -76,31 +76,31 @@ def learning_rate_share(
     step, hold_steps, total_steps = _counts([step, hold_steps, total_steps], work, xp)
     span = total_steps - hold_steps
     n = _clamp(step - hold_steps, span, xp)
-    cold = _as_float(n, work, xp) / _as_float(span, work, xp)
-    hot = _as_float(span - n, work, xp) / _as_float(span, work, xp)
-    share = _SHARES[law](hot, cold, _as_float(held, work, xp), xp)
+    gone = _as_float(n, work, xp) / _as_float(span, work, xp)
+    left = _as_float(span - n, work, xp) / _as_float(span, work, xp)
+    share = _SHARES[law](left, gone, _as_float(held, work, xp), xp)
     share = _where(step <= hold_steps, held, share, xp)
     return share if dtype == work else astype(share, dtype, xp)
 
 
-# Each law: (fraction left, fraction gone, share held) -> share. With tau = 199 share, as cooled_rho
-# has them: linear in tau, linear in log tau, and paper's 1 - rho = 2 / (tau + 1) linear in its log.
+# Each law of coolmomentum.schedules: (fraction of the steps left, gone, share held) -> share. With
+# tau = 199 share: linear in tau, linear in log tau, and paper's 1 - rho = 2 / (tau + 1) in its log.
 
 
-def _linear(hot: Scalar, cold: Scalar, held: Scalar, xp: Any) -> Scalar:
-    return hot * held + cold * COLDEST
+def _linear(left: Scalar, gone: Scalar, held: Scalar, xp: Any) -> Scalar:
+    return left * held + gone * COLDEST
 
 
-def _exponential(hot: Scalar, cold: Scalar, held: Scalar, xp: Any) -> Scalar:
-    return _exp(hot * _log(held * _HOTTEST, xp), xp) * COLDEST
+def _exponential(left: Scalar, gone: Scalar, held: Scalar, xp: Any) -> Scalar:
+    return _exp(left * _log(held * _HOTTEST, xp), xp) * COLDEST
 
 
-def _paper(hot: Scalar, cold: Scalar, held: Scalar, xp: Any) -> Scalar:
-    return (2 * _exp(hot * _log((held * _HOTTEST + 1) / 2, xp), xp) - 1) * COLDEST
+def _paper(left: Scalar, gone: Scalar, held: Scalar, xp: Any) -> Scalar:
+    return (2 * _exp(left * _log((held * _HOTTEST + 1) / 2, xp), xp) - 1) * COLDEST
 
 
-def _constant(hot: Scalar, cold: Scalar, held: Scalar, xp: Any) -> Scalar:
-    return held + 0 * hot
+def _constant(left: Scalar, gone: Scalar, held: Scalar, xp: Any) -> Scalar:
+    return held + 0 * left
 
 
 _SHARES = {

@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 Law = Literal["paper", "linear", "exponential", "constant"]
+COOLING_LAWS: tuple[Law, ...] = tuple(law for law in get_args(Law) if law != "constant")
 WarmupClock = Literal["run", "hold"]
 Schedule = Callable[[Any], Any]  # step (a Python int or a 0-d array) -> rho in [-1, 1)
 
@@ -79,7 +80,8 @@ class CoolingSchedule:
         run does; "hold" starts the cooling after it, from rho0. Both reach 0 at step S.
     hold_steps : steps at the start with rho = rho0, the warm-up included, before the law begins; an
         integer in [0, total_steps). The law then cools over the steps that remain. All laws are
-        self-similar: one that starts anew at step n from the rho it has there goes on as it would.
+        self-similar: a law that begins at step n from the rho there, over the ``S - n`` steps that
+        are left, is the rest of the law.
 
     Raises
     ------
@@ -249,24 +251,25 @@ def _counts(counts: list[Scalar], work: DType, xp: Any) -> list[Scalar]:
     return [_as_float(x, dtype, xp) for x in counts]
 
 
-# Each law: (S - n, n, S, rho0) -> rho. S - n is formed in integers: it is exact, and 0 at the end.
-# The coefficients are float64 of the host, unless rho0 or S is an array (which may be traced).
+# Each law: (steps left, steps gone, all of them, numbers of rho0) -> rho. The steps left are formed
+# in integers: exact, and 0 at the end. The numbers are float64 of the host, unless rho0 or S is an
+# array (which may be traced). coolmomentum.cooldown has each law again, for a learning rate.
 
 
-def _paper(remaining: Scalar, n: Scalar, span: Scalar, x: LawNumbers, xp: Any) -> Scalar:
-    return -xp.expm1(remaining / span * x.log_complement)
+def _paper(left: Scalar, gone: Scalar, span: Scalar, numbers: LawNumbers, xp: Any) -> Scalar:
+    return -xp.expm1(left / span * numbers.log_complement)
 
 
-def _linear(remaining: Scalar, n: Scalar, span: Scalar, x: LawNumbers, xp: Any) -> Scalar:
-    return x.rho0 * remaining / (remaining + x.complement * n)
+def _linear(left: Scalar, gone: Scalar, span: Scalar, numbers: LawNumbers, xp: Any) -> Scalar:
+    return numbers.rho0 * left / (left + numbers.complement * gone)
 
 
-def _exponential(remaining: Scalar, n: Scalar, span: Scalar, x: LawNumbers, xp: Any) -> Scalar:
-    return xp.tanh(remaining / span * x.artanh)
+def _exponential(left: Scalar, gone: Scalar, span: Scalar, numbers: LawNumbers, xp: Any) -> Scalar:
+    return xp.tanh(left / span * numbers.artanh)
 
 
-def _constant(remaining: Scalar, n: Scalar, span: Scalar, x: LawNumbers, xp: Any) -> Scalar:
-    return remaining * 0 + x.rho0
+def _constant(left: Scalar, gone: Scalar, span: Scalar, numbers: LawNumbers, xp: Any) -> Scalar:
+    return left * 0 + numbers.rho0
 
 
 _LAWS = {

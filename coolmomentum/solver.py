@@ -9,7 +9,7 @@ from typing import Any
 from coolmomentum import _check, _defaults
 from coolmomentum._arrays import Scalar, computable, is_checkable, namespace
 from coolmomentum.langevin import adiabaticity, reduced_temperature
-from coolmomentum.schedules import CoolingSchedule, Law
+from coolmomentum.schedules import COOLING_LAWS, CoolingSchedule, Law
 
 __all__ = [
     "adiabatic_rho0",
@@ -196,6 +196,7 @@ def cooling_speed(rho: float, total_steps: int, rho0: float, law: Law = _default
         return float((reduced_temperature(rho0) - 1) / (reduced_temperature(rho) * total_steps))
     if law == "exponential":
         return 2 * math.atanh(rho0) / total_steps
+    assert law == "constant"
     return 0.0
 
 
@@ -255,7 +256,7 @@ def adiabatic_rho0(total_steps: int, bound: float = 0.1, law: Law = _defaults.LA
     """
     _check.integer("total_steps", total_steps, 1)
     _check.positive("bound", bound)
-    _check.one_of("law", law, ("paper", "linear", "exponential"))
+    _check.one_of("law", law, COOLING_LAWS)
     cool, hot = 0.0, 1.0
     while hot - cool > 1e-12:
         middle = (cool + hot) / 2

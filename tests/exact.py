@@ -14,12 +14,16 @@ Number = float | str | Fraction | Decimal
 
 U64 = 2.0**-53
 U32 = 2.0**-24
-LAWS = ("paper", "linear", "exponential", "constant")
-COOLING_LAWS = LAWS[:3]
+COOLING_LAWS = ("paper", "linear", "exponential")
+LAWS = (*COOLING_LAWS, "constant")
+ONE_OF_LAWS = f"law must be one of {', '.join(LAWS)}"
+ONE_OF_COOLING_LAWS = f"law must be one of {', '.join(COOLING_LAWS)}"
 DIGITS = Context(prec=50)
 
-# Relative error of rho in units of u, to first order; expm1 and tanh have a condition number <= 1
-# here, and no law subtracts numbers of like size.
+# Relative error of rho in units of u, to first order, for a rho0 that is a float: its own rounding
+# is not counted. A result is wrong by what goes into it, times the condition number, and by its own
+# rounding. expm1 and tanh have a condition number <= 1 here, and no law subtracts numbers of like
+# size; of a sum of two positive numbers the larger error counts.
 #   paper        log1p 2, quotient 1, product 1, expm1 2
 #   linear       rho0 left 1, 1 - rho0 1, product 1, sum 1, quotient 1
 #   exponential  log1p 2, their difference 1, quotient 1, product 1, tanh 4
@@ -44,6 +48,7 @@ def rho(law: str, step: int, total_steps: int, rho0: Number) -> Decimal:
         if law == "exponential":
             tau = ((1 + r) / (1 - r)) ** (1 - t)
             return (tau - 1) / (tau + 1)
+        assert law == "constant"
         return r
 
 

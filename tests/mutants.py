@@ -154,7 +154,7 @@ CORE = [
     Mutant(
         "rho by a float32 power of alpha (Eq. 20)",
         "schedules:_paper",
-        "-xp.expm1(remaining / span * x.log_complement)",
+        "-xp.expm1(left / span * numbers.log_complement)",
         "1 - (1 - rho0) / float(np.float32((1 - rho0) ** (1 / span))) ** n",
         contract(END, TORCH),
     ),

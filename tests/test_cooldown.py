@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from exact import LAWS
+from exact import COOLING_LAWS, LAWS
 
 from coolmomentum import HELD, CoolingSchedule, cooled_rho, learning_rate_share, reduced_temperature
 
@@ -57,7 +57,7 @@ def test_it_holds_to_the_last_bit(law, library, dtype):
     assert [float(x) for x in got] == [1.0] * 4
 
 
-@pytest.mark.parametrize("law", ["linear", "exponential", "paper"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_laws_are_self_similar(law):
     """One that starts anew from the share that it has reached goes on as it would."""
     for cut in (801, 850, 999):
@@ -67,7 +67,7 @@ def test_laws_are_self_similar(law):
             assert again == pytest.approx(learning_rate_share(step, 800, 1000, law), rel=1e-14)
 
 
-@pytest.mark.parametrize("law", ["linear", "exponential", "paper"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_a_law_that_starts_anew_starts_where_it_was(law):
     """Also over other steps: from the very share, down to 1/199."""
     held = learning_rate_share(850, 800, 1000, law)

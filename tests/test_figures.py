@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exact import LAWS
 from matplotlib.image import imread
 
 from benchmarks.figures import OPTIMIZERS, draw_layers, draw_schedules, main, train
@@ -75,4 +76,4 @@ def test_the_figure_of_schedules_has_all_laws():
     """Every law, in both panels."""
     for ax in draw_schedules().axes:
         labels = [line.get_label() for line in ax.lines]
-        assert labels == ["paper", "linear", "exponential", "constant"]
+        assert labels == [*LAWS]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import ONE_OF_LAWS
 
 from coolmomentum import CoolingSchedule
 from coolmomentum.jax import CoolMomentumState, cool_momentum, rho, temperature
@@ -20,7 +21,7 @@ BAD = [
     ({"total_steps": 1e3}, TypeError, "total_steps must be an integer: 1000.0"),
     ({"rho0": 1.0}, ValueError, "rho0 must be in [0, 1): 1.0"),
     ({"rho0": np.float64(-0.5)}, ValueError, "rho0 must be in [0, 1): np.float64(-0.5)"),
-    ({"law": "cosine"}, ValueError, "law must be one of paper, linear, exponential, constant: 'co"),
+    ({"law": "cosine"}, ValueError, f"{ONE_OF_LAWS}: 'co"),
     ({"schedule": "paper"}, TypeError, "schedule must be a CoolingSchedule or a function of"),
     ({"schedule": 0.9}, TypeError, "schedule must be a CoolingSchedule or a function of"),
     (

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from exact import COOLING_LAWS, ONE_OF_COOLING_LAWS
 
 from coolmomentum import HELD, cooled_rho, learning_rate_share
 from coolmomentum.jax import (
@@ -96,7 +97,7 @@ def test_nothing_is_compiled_again(make):
     assert run.step._cache_size() == compiled
 
 
-@pytest.mark.parametrize("law", ["linear", "exponential", "paper"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_updates_follow_the_law(law, jax_x64):
     """In float64 as the core has it; the state says the share of the next step."""
     tx = optax.chain(optax.sgd(0.25), cooldown(law))
@@ -115,7 +116,7 @@ def test_updates_follow_the_law(law, jax_x64):
     assert rates[:11] == [0.25] * 11
 
 
-@pytest.mark.parametrize("law", ["linear", "exponential", "paper"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_rho_follows_the_law(law, jax_x64):
     """A displacement of 1 without a gradient is rho after the step."""
     tx = inject(0.25, rho0=0.9, law=law, **HELD)
@@ -130,7 +131,7 @@ def test_rho_follows_the_law(law, jax_x64):
     np.testing.assert_allclose(rhos, expected, rtol=1e-14)
 
 
-@pytest.mark.parametrize("law", ["linear", "exponential", "paper"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_extended_and_stopped_it_goes_on_from_where_it_is(law):
     """No jump: the next share is the one that was to come; and what is stopped stays."""
     tx = cooldown(law)
@@ -212,7 +213,7 @@ def test_replicas():
 
 def test_what_is_refused():
     """Nothing to cool, hyperparameters that are missing, and arguments out of range."""
-    with pytest.raises(ValueError, match="law must be one of linear, exponential, paper"):
+    with pytest.raises(ValueError, match=ONE_OF_COOLING_LAWS):
         cooldown("constant")
     with pytest.raises(ValueError, match="opt_state must have the state of"):
         start_cooldown(optax.adam(0.1).init(jnp.ones(())), 3)

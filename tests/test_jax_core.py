@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import LAWS
 
 from coolmomentum import CoolingSchedule, DisplacementSum
-
-LAWS = ["paper", "linear", "exponential", "constant"]
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from exact import COOLING_LAWS
 from jax_tools import cool_states, double, same, walk
 
 import coolmomentum.numpy
 from coolmomentum import CoolingSchedule
 from coolmomentum.jax import CoolMomentumState, cool_momentum, rho
 
-LAWS = ["paper", "linear", "exponential"]
 PARAMS = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([[0.5]])}
 END = 2**31 - 1  # the largest clock
 
@@ -39,7 +39,7 @@ def _step(tx, params, state, g):
     return optax.apply_updates(params, updates), state
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_held_and_then_cooled_is_the_run_that_knew_it_all_along(law):
     """The constant law needs no total_steps; the state goes to an optimizer with hold_steps."""
     told = cool_momentum(0.1, 12, 0.9, law=law, hold_steps=5)
@@ -53,7 +53,7 @@ def test_held_and_then_cooled_is_the_run_that_knew_it_all_along(law):
     assert float(rho(exact[5][1], cooling)) == pytest.approx(0.9, abs=1e-7)  # by the law
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", COOLING_LAWS)
 @double()
 def test_a_held_run_is_that_of_the_oracle(law):
     """To rounding, from the first step to after the last."""
@@ -68,7 +68,7 @@ def test_a_held_run_is_that_of_the_oracle(law):
     np.testing.assert_allclose(end.displacement, state.displacements[0], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_injected_hold_and_total_steps_are_set_without_another_compilation(law):
     """A run held by the largest clocks, told at step 5 to cool until 12, is the one that knew."""
     inject = optax.inject_hyperparams(cool_momentum)
@@ -88,7 +88,7 @@ def test_injected_hold_and_total_steps_are_set_without_another_compilation(law):
         np.testing.assert_allclose(got, exact, rtol=0, atol=2e-5)  # rho of a float32 rho0: 1e-6
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", COOLING_LAWS)
 @pytest.mark.parametrize("total", [END, END + 1, 2**40])
 def test_the_largest_totals(law, total):
     """Held for all but a step of the largest clock, or cooling over more than it can count."""
@@ -105,7 +105,7 @@ def test_the_largest_totals(law, total):
             assert exact[-1] == float(rhos[-1]) == 0
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", COOLING_LAWS)
 @pytest.mark.parametrize("at", [7, 20, 23])
 def test_a_run_made_longer_goes_on_where_the_longer_run_would_be(law, at):
     """Build with the new total_steps and keep the state: from there on it is the longer's rho."""

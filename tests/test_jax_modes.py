@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from exact import LAWS
 from flax import nnx
 from jax_tools import double, same, walk
 
@@ -132,7 +133,7 @@ def debugging(nans, jit):
         yield
 
 
-@pytest.mark.parametrize("law", ["paper", "linear", "exponential", "constant"])
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("settings", [{}, {"warmup_steps": 2}, {"hold_steps": 3}])
 @pytest.mark.parametrize("jit", [True, False], ids=["jit", "no jit"])
 def test_nan_debugging_finds_no_nan(law, settings, jit):

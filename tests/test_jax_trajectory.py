@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from exact import LAWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax_tools import double, walk
@@ -15,8 +16,6 @@ from jax_tools import double, walk
 import coolmomentum.numpy
 from coolmomentum import CoolingSchedule, from_temperature
 from coolmomentum.jax import CoolMomentumState, cool_momentum, rho
-
-LAWS = ["paper", "linear", "exponential", "constant"]
 
 # x_1, x_2, ... on U = x^2 / 2 from x_0 = 1 at rest: shared/science.md, section 6, A to D
 GOLDEN = {

@@ -7,7 +7,7 @@ import re
 import exact
 import numpy as np
 import pytest
-from exact import LAWS, RHO_ROUNDINGS, U32, U64
+from exact import COOLING_LAWS, LAWS, ONE_OF_LAWS, RHO_ROUNDINGS, U32, U64
 from frameworks import framework
 from hypothesis import given
 from hypothesis import strategies as st
@@ -293,7 +293,7 @@ def test_numbers_of_a_library_are_stored_as_plain_ones(library, number):
 def test_a_held_run_is_one_that_was_held_and_then_cooled():
     """The constant law needs no total_steps; the state goes to an optimizer with hold_steps."""
     start = [np.array([1.0, -2.0])]
-    for law in ("paper", "linear", "exponential"):
+    for law in COOLING_LAWS:
         told = CoolMomentum(0.1, total_steps=12, rho0=0.9, law=law, hold_steps=5)
         held = CoolMomentum(0.1, rho0=0.9, law="constant")
         positions, _ = run(told, start, lambda x, n: x * (n + 1), 14)
@@ -304,7 +304,7 @@ def test_a_held_run_is_one_that_was_held_and_then_cooled():
         assert told.rho(State(12, ())) == 0
 
 
-@pytest.mark.parametrize("law", ["paper", "linear", "exponential"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_the_largest_totals(law):
     """Held for all but one step of 2**31 - 1, and cooled in that one."""
     optimizer = CoolMomentum(total_steps=2**31 - 1, rho0=0.75, law=law, hold_steps=2**31 - 2)
@@ -407,7 +407,7 @@ def test_a_gradient_of_another_shape_is_refused():
         (
             {"law": "cosine"},
             ValueError,
-            "law must be one of paper, linear, exponential, constant: 'cosine'",
+            f"{ONE_OF_LAWS}: 'cosine'",
         ),
         ({"warmup_clock": "stop"}, ValueError, "warmup_clock must be one of run, hold: 'stop'"),
         ({"weight_decay": -1}, ValueError, "weight_decay must be finite and >= 0: -1"),

@@ -5,11 +5,12 @@ import math
 import pickle
 import re
 from decimal import Decimal
+from typing import get_args
 
 import exact
 import numpy as np
 import pytest
-from exact import COOLING_LAWS, LAWS, RHO_ROUNDINGS, U32, U64
+from exact import COOLING_LAWS, LAWS, ONE_OF_COOLING_LAWS, ONE_OF_LAWS, RHO_ROUNDINGS, U32, U64
 from frameworks import framework
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from libraries import LIBRARIES, NUMPY, STRICT, libraries
 
 from coolmomentum import (
     CoolingSchedule,
+    Law,
     adiabatic_rho0,
     adiabaticity,
     check_schedule,
@@ -30,10 +32,12 @@ from coolmomentum import (
     resolve_schedule,
     rho0_for_cooling_rate,
     rho_at,
+    schedules,
     settings_from_sgd,
     step_size,
     steps_for_cooling_rate,
 )
+from coolmomentum import cooldown as cooldown
 
 jax, jnp = framework("jax"), framework("jax.numpy")
 
@@ -169,6 +173,16 @@ PRINTED = [
     for *setting, paper, linear, exponential in RHOS
     for law, printed in zip(COOLING_LAWS, (paper, linear, exponential), strict=True)
 ] + [("paper", *row) for row in PAPER_RHOS]
+
+
+def test_every_law_is_everywhere():
+    """Each has a curve, a share, a derivative and an exact form: see backends/README.md."""
+    for laws in (schedules._LAWS, cooldown._SHARES, RHO_ROUNDINGS):
+        assert {*laws} == {*get_args(Law)}
+    assert (get_args(Law), schedules.COOLING_LAWS) == (LAWS, COOLING_LAWS)
+    assert {law for law, *_ in PRINTED} == {*COOLING_LAWS}
+    for law in LAWS:
+        assert cooling_speed(0.5, 10, 0.9, law) >= 0
 
 
 @pytest.mark.parametrize(("law", "rho0", "total_steps", "step", "printed"), PRINTED)
@@ -336,8 +350,8 @@ def in_float64(law, step, total_steps, rho0):
     if law == "paper":
         return 1 - (1 - rho0) ** left
     tau0 = (1 + rho0) / (1 - rho0)
-    tau = 1 + (tau0 - 1) * left if law == "linear" else tau0**left
-    return (tau - 1) / (tau + 1) if law != "constant" else np.full(step.shape, rho0)
+    tau = {"linear": 1 + (tau0 - 1) * left, "exponential": tau0**left}
+    return np.full(step.shape, rho0) if law == "constant" else (tau[law] - 1) / (tau[law] + 1)
 
 
 def clock(total_steps):
@@ -1181,7 +1195,6 @@ def test_check_schedule_gives_the_schedule_back():
 
 # --- bad input ------------------------------------------------------------------------------------
 
-ONE_OF_LAWS = "law must be one of paper, linear, exponential, constant"
 BAD_SETTINGS = [
     ({"total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
     ({"total_steps": -5}, ValueError, "total_steps must be >= 1: -5"),
@@ -1244,7 +1257,7 @@ def test_a_bad_setting_fails_when_the_schedule_is_made(setting, error, message):
         (
             lambda: adiabatic_rho0(10, law="constant"),
             ValueError,
-            "law must be one of paper, linear, exponential: 'constant'",
+            f"{ONE_OF_COOLING_LAWS}: 'constant'",
         ),
         (lambda: settings_from_sgd(0.0, 0.9, 9), ValueError, "lr must be finite and > 0: 0.0"),
         (lambda: settings_from_sgd(0.1, 1.0, 9), ValueError, "momentum must be in [0, 1): 1.0"),

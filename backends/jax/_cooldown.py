@@ -15,7 +15,7 @@ from coolmomentum.cooldown import COLDEST, HELD, learning_rate_share
 from coolmomentum.jax import _common as common
 from coolmomentum.jax._transform import CoolMomentumState
 from coolmomentum.jax._tree import Leaf
-from coolmomentum.schedules import Law, cooled_rho
+from coolmomentum.schedules import COOLING_LAWS, Law, cooled_rho
 
 
 class CooldownState(NamedTuple):
@@ -74,7 +74,7 @@ def cooldown(law: Law = "linear") -> optax.GradientTransformation:
     -0.2513
     -0.0025
     """
-    _check.one_of("law", law, ("linear", "exponential", "paper"))
+    _check.one_of("law", law, COOLING_LAWS)
 
     def init_fn(params: optax.Params) -> CooldownState:
         one = jnp.ones([], jnp.result_type(float))

@@ -10,7 +10,7 @@ from coolmomentum import _check
 from coolmomentum.cooldown import COLDEST, HELD, learning_rate_share
 from coolmomentum.keras._optimizer import CoolMomentum, _countable, _on_host
 from coolmomentum.keras._schedule import xp  # type: ignore[attr-defined]  # it is chosen there, by the backend, and not exported
-from coolmomentum.schedules import CoolingSchedule, Law
+from coolmomentum.schedules import COOLING_LAWS, CoolingSchedule, Law
 
 
 class Cooldown(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
@@ -74,7 +74,7 @@ class Cooldown(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not 
             start_at = _check.integer("start_at", start_at, 1)
             self._event = _checked(start_at, _check.integer("steps", steps, 1))
         if law is not None:
-            _check.one_of("law", law, ("linear", "exponential", "paper"))
+            _check.one_of("law", law, COOLING_LAWS)
         if learning_rate is not None:
             _check.positive("learning_rate", learning_rate)
         self.law: Law | None = law

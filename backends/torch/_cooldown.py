@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from coolmomentum import _check
 from coolmomentum.cooldown import COLDEST, HELD, learning_rate_share
-from coolmomentum.schedules import Law
+from coolmomentum.schedules import COOLING_LAWS, Law
 from coolmomentum.torch import _coefficients as coefficients
 from coolmomentum.torch._dynamics import follow
 from coolmomentum.torch._optimizer import CoolMomentum
@@ -37,7 +37,7 @@ class Cooldown(LRScheduler):
         ``**coolmomentum.HELD``.
     warmup_steps : steps at the start over which the learning rate rises linearly to its value, of
         any optimizer; an integer >= 0.
-    law : "linear", "exponential" or "paper", by which it will cool.
+    law : "linear", "exponential" or "paper": how it will cool.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class Cooldown(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, *, warmup_steps: int = 0, law: Law = "linear") -> None:
         self.law: Law = law
-        _check.one_of("law", law, ("linear", "exponential", "paper"))
+        _check.one_of("law", law, COOLING_LAWS)
         self.warmup_steps = _check.integer("warmup_steps", warmup_steps, 0)
         self._hold_steps, self._end = HELD.values()
         self._held = 1.0  # share of the learning rate until hold_steps

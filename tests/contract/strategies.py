@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from exact import LAWS
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from pair import KINDS, Pair
@@ -10,7 +11,6 @@ from coolmomentum import CoolingSchedule
 from coolmomentum.schedules import from_temperature
 
 _POOL = [(), (0,), (1,), (3, 43), (2, 0, 3), (2, 3, 4), (2500,)]
-_LAWS = ("paper", "linear", "exponential", "constant")
 _JUST_BELOW_1 = 1 - 2.0**-24
 
 
@@ -48,7 +48,7 @@ def _coolings(draw):
                 st.floats(0, _JUST_BELOW_1, width=32),
             )
         ),
-        draw(st.sampled_from(_LAWS)),
+        draw(st.sampled_from(LAWS)),
         warmup_steps=draw(st.integers(0, min(total_steps, 8) - 1)),
         warmup_clock=draw(st.sampled_from(["run", "hold"])),
     )

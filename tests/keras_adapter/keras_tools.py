@@ -13,7 +13,6 @@ from keras import ops
 from coolmomentum.numpy import CoolMomentum as Oracle
 
 BACKEND = keras.backend.backend()
-LAWS = ("paper", "linear", "exponential", "constant")
 SHAPES = ((3, 4), (), (0,), (1,), (100,), (5, 1, 17))
 Arrays = Sequence[np.ndarray]
 

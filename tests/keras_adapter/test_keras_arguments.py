@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from exact import ONE_OF_LAWS
 from keras_tools import follow, variables
 
 from coolmomentum import CoolingSchedule
@@ -33,7 +34,7 @@ STEPS = {"total_steps": 10}
         ),
         ({"rho0": 1.0, **STEPS}, ValueError, "rho0 must be in [0, 1): 1.0"),
         ({"rho0": -0.5, **STEPS}, ValueError, "rho0 must be in [0, 1): -0.5"),
-        ({"law": "cosine", **STEPS}, ValueError, "law must be one of paper, linear, exponential"),
+        ({"law": "cosine", **STEPS}, ValueError, ONE_OF_LAWS),
         ({"warmup_steps": 10, **STEPS}, ValueError, "warmup_steps must be < total_steps = 10: 10"),
         ({"warmup_steps": -1, **STEPS}, ValueError, "warmup_steps must be >= 0: -1"),
         ({"warmup_clock": "stop", **STEPS}, ValueError, "warmup_clock must be one of run, hold"),

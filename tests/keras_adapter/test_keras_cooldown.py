@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+from exact import COOLING_LAWS
 from keras_tools import BACKEND, numpy
 
 from coolmomentum import HELD, cooled_rho, learning_rate_share
@@ -96,7 +97,7 @@ def test_a_cooling_checkpoint_goes_on(kind, tmp_path):
         assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("law", ["linear", "exponential", "paper"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_the_learning_rate_follows_the_law(law, floatx):
     """As the core has it, in float64 too; the first step after start_at has the full rate."""
     rates = Rates()

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from exact import RHO_ROUNDINGS, U32
+from exact import LAWS, RHO_ROUNDINGS, U32
 from keras import ops
-from keras_tools import BACKEND, LAWS, numpy
+from keras_tools import BACKEND, numpy
 
 from coolmomentum import (
     CoolingSchedule,

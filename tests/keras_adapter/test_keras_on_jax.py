@@ -11,14 +11,12 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
-from exact import U32
+from exact import LAWS, U32
 from jax.experimental import sparse
 from keras_tools import near, numpy
 
 from coolmomentum.keras import CoolMomentum
 from coolmomentum.numpy import CoolMomentum as Oracle
-
-LAWS = ("paper", "linear", "exponential", "constant")
 
 
 def perceptron(law="paper", dtype="float32"):

@@ -6,13 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exact import U32
+from exact import LAWS, U32
 from keras_tools import numpy, oracle_run
 
 from coolmomentum.tensorflow import CoolMomentum
 
 SETTINGS = {"total_steps": 6, "rho0": 0.9}
-LAWS = ("paper", "linear", "exponential", "constant")
 
 
 def perceptron(dtype="float32"):

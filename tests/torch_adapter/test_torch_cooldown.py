@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from distributed_tools import run_distributed
+from exact import COOLING_LAWS, ONE_OF_COOLING_LAWS
 
 from coolmomentum import HELD, cooled_rho, learning_rate_share
 from coolmomentum.torch import Cooldown, CoolMomentum
@@ -112,7 +113,7 @@ def test_a_run_that_is_held_is_the_run_without(make):
     assert torch.equal(run.x, x)
 
 
-@pytest.mark.parametrize("law", ["linear", "exponential", "paper"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_the_learning_rate_follows_the_law(law):
     """In float64 as the core has it; the first step after start has the full rate."""
     run = Run(lambda p: torch.optim.SGD(p, lr=0.25), law=law)
@@ -125,7 +126,7 @@ def test_the_learning_rate_follows_the_law(law):
 
 
 @ours
-@pytest.mark.parametrize("law", ["linear", "exponential", "paper"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_rho_follows_the_law(kind, law):
     """And the learning rate of CoolMomentum stays."""
     run = Run(OPTIMIZERS[kind], law=law)
@@ -289,7 +290,7 @@ def test_what_start_refuses(arguments, error, words):
 def test_what_the_constructor_refuses():
     """A law that does not cool, a warm-up that is no count, and what is no optimizer."""
     optimizer = OPTIMIZERS["AdamW"]([torch.zeros(1, requires_grad=True)])
-    with pytest.raises(ValueError, match="law must be one of linear, exponential, paper"):
+    with pytest.raises(ValueError, match=ONE_OF_COOLING_LAWS):
         Cooldown(optimizer, law="constant")
     with pytest.raises(ValueError, match="warmup_steps must be >= 0"):
         Cooldown(optimizer, warmup_steps=-1)

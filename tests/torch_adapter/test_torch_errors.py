@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from exact import ONE_OF_LAWS
 from torch_tools import clock, follow, gradients, parameters
 
 from coolmomentum import CoolingSchedule
 from coolmomentum.torch import CoolMomentum
 
 GOOD = {"total_steps": 10}
-LAWS = "paper, linear, exponential, constant"
 BAD = [  # settings, error, message
     ({"lr": -0.1}, ValueError, "lr must be finite and >= 0: -0.1"),
     ({"lr": math.inf}, ValueError, "lr must be finite and >= 0: inf"),
@@ -35,8 +35,8 @@ BAD = [  # settings, error, message
     ({"warmup_steps": 10}, ValueError, "warmup_steps must be < total_steps = 10: 10"),
     ({"warmup_steps": 1.5}, TypeError, "warmup_steps must be an integer: 1.5"),
     ({"warmup_clock": "walk"}, ValueError, "warmup_clock must be one of run, hold: 'walk'"),
-    ({"law": "magic"}, ValueError, f"law must be one of {LAWS}: 'magic'"),
-    ({"law": 3}, TypeError, f"law must be one of {LAWS}: 3"),
+    ({"law": "magic"}, ValueError, f"{ONE_OF_LAWS}: 'magic'"),
+    ({"law": 3}, TypeError, f"{ONE_OF_LAWS}: 3"),
     (
         {"schedule": 0.9},
         TypeError,

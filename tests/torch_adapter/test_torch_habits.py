@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_tools import through_a_file
+from exact import COOLING_LAWS, ONE_OF_LAWS
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch_tools import clock, displacements, draw, follow, gradients, parameters, path, same
 
@@ -206,7 +207,7 @@ def test_rho_is_a_float_or_one_for_each_group():
 # --- groups that are edited by hand -------------------------------------------------------------
 
 EDITS = [
-    ({"law": "cos"}, ValueError, "law must be one of paper, linear, exponential, constant: 'cos'"),
+    ({"law": "cos"}, ValueError, f"{ONE_OF_LAWS}: 'cos'"),
     ({"total_steps": 40.0}, TypeError, "total_steps must be an integer: 40.0"),
     ({"total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
     ({"rho0": 1.5}, ValueError, r"rho0 must be in \[0, 1\): 1.5"),
@@ -321,7 +322,7 @@ def test_a_checkpoint_with_bad_settings_is_refused(edit):
     assert clock(optimizer) == 4
 
 
-@pytest.mark.parametrize("law", ["paper", "linear", "exponential"])
+@pytest.mark.parametrize("law", COOLING_LAWS)
 def test_extend_is_the_longer_run(law):
     """After extend every step is that of a run of the new length, bit for bit."""
     params = parameters((3,), (2, 3))

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from exact import LAWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_tools import draw, oracle_of
@@ -21,7 +22,6 @@ PATHS = {
     "fused": {"fused": True},
     "capturable": {"capturable": True},
 }
-LAWS = ["paper", "linear", "exponential", "constant"]
 path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 law = pytest.mark.parametrize("law", LAWS)
 
