@@ -155,7 +155,7 @@ CORE = [
         "rho by a float32 power of alpha (Eq. 20)",
         "schedules:_paper",
         "-xp.expm1(left / span * numbers.log_complement)",
-        "1 - (1 - rho0) / float(np.float32((1 - rho0) ** (1 / span))) ** n",
+        "1 - numbers.complement / round(numbers.complement ** (1 / span), 7) ** gone",
         contract(END, TORCH),
     ),
     Mutant(
