@@ -22,6 +22,8 @@ gpu-luggage: $(VENV)/demo.stamp
 # Those of README and docs; they are committed.
 figures: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.figures
+	for page in torch jax keras numpy; do \
+	  KERAS_BACKEND=jax $(BIN)/python -m benchmarks.page_figures start_$$page || exit 1; done
 
 # Half an hour's quiet on the machine is worth more than more rounds. Keras has one backend a process.
 SPEED = OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \

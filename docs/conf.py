@@ -36,6 +36,7 @@ extensions = [
 exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
+    ("py:.*", r".*\._.*|ArrayTree|os\.PathLike"),  # private, or another package's
     ("py:.*", r"(array_api_compat|collections|jax|keras|matplotlib|numpy|optax|torch|typing)\b.*"),
     ("py:.*", r"np\..*|(abc|datetime|numbers|pathlib|types)\..*"),
 ]
@@ -43,7 +44,8 @@ suppress_warnings = ["myst.header"]  # a stub begins below a heading of another 
 
 html_theme = "furo"
 html_title = f"CoolMomentum {release}"
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 
@@ -54,6 +56,8 @@ nb_execution_mode = "force"
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+smartquotes = False  # "paper" is code
+pygments_style = "tango"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -145,6 +149,8 @@ class LinkNames(SphinxTransform):
                 xref["refdoc"], xref["refexplicit"], xref["refwarn"] = page, True, True
                 literal.replace_self(xref)
                 literal["classes"] += ["xref"]
+                if kind == "ref":  # the name of a test, which is long
+                    literal.children = [nodes.Text("test")]
                 xref += literal
 
 
@@ -193,7 +199,7 @@ def fields(app: Sphinx, what: str, name: str, obj: object, options: object, line
             section, line = "", f"\n{line}"
         if section == "Parameters" and (entry := re.match(r"(\*{0,2}\w[\w, *]*?) : (.*)", line)):
             names = [x.strip() for x in entry[1].split(",")]
-            line = "\n".join(f":param {x}: {entry[2]}" for x in names)
+            line = "\n".join(f":param {x}: {entry[2]}" for x in names).replace("*", "\\*")
             indent = "    "
         elif section == "Returns" and line.strip():
             line = f"    {line.strip()}"
