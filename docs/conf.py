@@ -36,7 +36,7 @@ extensions = [
 exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r".*\._.*|ArrayTree|os\.PathLike"),  # private, or another package's
+    ("py:.*", r".*\._.*|ArrayTree|os\.PathLike|.*LawNumbers"),  # private, or another package's
     ("py:.*", r"(array_api_compat|collections|jax|keras|matplotlib|numpy|optax|torch|typing)\b.*"),
     ("py:.*", r"np\..*|(abc|datetime|numbers|pathlib|types)\..*"),
 ]
