@@ -53,6 +53,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pre-commit validate-config
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-symlinks coolmomentum/*
 
 # The tests with the lowest versions that pyproject.toml claims, and with those of constraints.txt on

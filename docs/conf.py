@@ -23,7 +23,8 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 
 project = "CoolMomentum"
-author = copyright = "The coolmomentum developers"
+author = "The coolmomentum developers"
+project_copyright = author
 release = version = coolmomentum.__version__
 
 extensions = [
@@ -56,7 +57,7 @@ nb_execution_mode = "force"
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-smartquotes = False  # "paper" is code
+smartquotes_action = "De"  # dashes; "paper" is code
 pygments_style = "tango"
 
 autodoc_member_order = "bysource"
@@ -99,7 +100,8 @@ def read_source(app: Sphinx, page: str, source: list[str]) -> None:
         alt = " ".join(attributes["alt"].split())
         figures = {"light": attributes["src"], "dark": match["dark"]}
         return "\n".join(
-            f"![{alt}]({of_this_site(figure)}){{.only-{shade}}}" for shade, figure in figures.items()
+            f"![{alt}]({of_this_site(figure)}){{.only-{shade}}}"
+            for shade, figure in figures.items()
         )
 
     if page in ELSEWHERE or page.count("/") == 0:
@@ -135,6 +137,7 @@ class LinkNames(SphinxTransform):
     default_priority = 500
 
     def apply(self) -> None:
+        """Of the whole page."""
         page = self.env.docname
         for literal in list(self.document.findall(nodes.literal)):
             ancestors = (nodes.reference, addnodes.pending_xref, nodes.title, addnodes.desc)
@@ -179,13 +182,15 @@ def public_target(text: str, page: str) -> tuple[str, str] | None:
 # --- our docstrings -----------------------------------------------------------------------------
 
 
-def fields(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+def fields(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
     """Make fields of the sections Parameters and Returns, whose entries are sentences, not types.
 
     Types come from the annotations. Napoleon does the other sections.
     """
     new: list[str] = []
-    section, indent = "", ""
+    section = ""
     for n, line in enumerate(lines):
         if set(line.strip()) == {"-"} and n and len(line.strip()) >= len(lines[n - 1].strip()):
             section = lines[n - 1].strip()
@@ -198,9 +203,8 @@ def fields(app: Sphinx, what: str, name: str, obj: object, options: object, line
         if section in ("Parameters", "Returns") and following and set(following) == {"-"}:
             section, line = "", f"\n{line}"
         if section == "Parameters" and (entry := re.match(r"(\*{0,2}\w[\w, *]*?) : (.*)", line)):
-            names = [x.strip() for x in entry[1].split(",")]
-            line = "\n".join(f":param {x}: {entry[2]}" for x in names).replace("*", "\\*")
-            indent = "    "
+            names = [x.strip().replace("*", r"\*") for x in entry[1].split(",")]
+            line = "\n".join(f":param {x}: {entry[2]}" for x in names)
         elif section == "Returns" and line.strip():
             line = f"    {line.strip()}"
         new.extend(line.split("\n"))

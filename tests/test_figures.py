@@ -34,9 +34,10 @@ def test_every_figure_of_a_page_is_there_and_for_both_kinds_of_page():
 
 
 def test_the_script_writes_each_figure_light_and_dark(tmp_path):
-    """Six transparent images, with dark words on light pages and light words on dark ones."""
+    """Transparent images, with dark words on light pages and light words on dark ones."""
     assert main(["--epochs", "1", "--output", str(tmp_path)]) == 0
     committed = {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    committed = {name for name in committed if not name.startswith("start_")}
     assert {path.name for path in tmp_path.iterdir()} == committed
     for path in tmp_path.iterdir():
         image = imread(path)
