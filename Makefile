@@ -6,7 +6,7 @@ CONFIG ?= laptop-digits
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo benchmark figures agreement mutants speed test test-lowest test-pythons lint gpu-luggage clean
+.PHONY: demo benchmark docs figures agreement mutants speed test test-lowest test-pythons lint gpu-luggage clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.training demo $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
@@ -22,6 +22,13 @@ gpu-luggage: $(VENV)/demo.stamp
 # Those of README and docs; they are committed.
 figures: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.figures
+	for page in torch jax keras numpy; do \
+	  KERAS_BACKEND=jax $(BIN)/python -m benchmarks.page_figures start_$$page || exit 1; done
+
+# The site, in site/html: every warning is an error, and nothing comes from the network. The notebooks
+# are executed.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -q -W --keep-going -d site/doctrees docs site/html
 
 # Half an hour's quiet on the machine is worth more than more rounds. Keras has one backend a process.
 SPEED = OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
@@ -38,7 +45,7 @@ speed: $(VENV)/bench.stamp
 # Each file in one of two processes, with a thread each: a compiler's threads only wait for others.
 # Files are begun in the order of tests/conftest.py, not that of how many tests they have. Something
 # that is not installed fails here, and elsewhere leaves its tests out: see tests/frameworks.py.
-test: lint
+test: lint docs
 	COOLMOMENTUM_REQUIRED=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev.stamp
@@ -46,6 +53,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pre-commit validate-config
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-symlinks coolmomentum/*
 
 # The tests with the lowest versions that pyproject.toml claims, and with those of constraints.txt on
@@ -68,7 +76,7 @@ mutants: $(VENV)/dev.stamp
 	$(BIN)/python tests/mutants.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-* results luggage
+	rm -rf $(VENV) $(VENV)-* results luggage site
 
 # One stamp for each set of extras: a change of the requirements installs anew.
 $(VENV)/%.stamp: pyproject.toml constraints.txt

@@ -3,7 +3,9 @@
 import importlib.util
 import os
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sybil import Sybil
@@ -11,12 +13,28 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 ROOT = Path(__file__).parent
 
+
+def into_a_folder(names: dict[str, Any]) -> None:
+    """Run a page where what it writes does not stay."""
+    names["_home"], names["_folder"] = Path.cwd(), tempfile.TemporaryDirectory()
+    os.chdir(names["_folder"].name)
+
+
+def home_again(names: dict[str, Any]) -> None:
+    """Go back to where pytest runs."""
+    os.chdir(names["_home"])
+    names["_folder"].cleanup()
+
+
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"]
+    parsers=[PythonCodeBlockParser()],
+    patterns=["README.md", "docs/*.md"],
+    setup=into_a_folder,
+    teardown=home_again,
 ).pytest()
 
 # Its blocks write files and need packages of their own: tests/test_logging_recipes.py runs them.
-collect_ignore = ["docs/logging.md"]
+collect_ignore = ["docs/logging.md", "docs/conf.py"]
 
 # A process has one Keras backend: tests/test_keras_backends.py runs these with each.
 OF_KERAS = "KERAS_BACKEND" in os.environ

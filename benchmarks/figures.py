@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import pandas as pd
 import torch
 from matplotlib import rc_context, style
 from matplotlib.figure import Figure
@@ -22,13 +23,27 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from benchmarks.styles import STYLES
 from coolmomentum import CoolingSchedule, Law, adiabatic_rho0, plot
 from coolmomentum.torch import CoolMomentum, Thermometer
 
-STYLES = {"light": "default", "dark": "dark_background"}
 BATCH, STEPS = 32, 32  # images in a batch, batches in an epoch
 
 Reading = dict[Any, Any]
+
+# Of README's table: which results, measured in which framework, and which rules.
+RESULTS = Path(__file__).parent / "training" / "results"
+ACCURACIES = {
+    "laptop-digits": ("jax", "digits, 2,560 steps, 10 seeds"),
+    "laptop-cifar10": ("torch", "5,000 images of CIFAR-10, 780 steps, 6 seeds"),
+}
+RULES = {
+    "coolmomentum": "CoolMomentum, paper's law",
+    "coolmomentum-linear": "CoolMomentum, linear law",
+    "sgd-matched": "SGD, matched",
+    "sgd-cosine": "SGD, cosine",
+    "adam-cosine": "Adam, cosine",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: dict[str, Callable[[], Figure]] = {
         "schedules": draw_schedules,
         "run": lambda: draw_run([whole for whole, _ in runs["CoolMomentum"]]),
+        "accuracy": draw_accuracy,
         "per_layer_temperature": lambda: draw_layers(
             {name: [each for _, each in run] for name, run in runs.items()}
         ),
@@ -134,6 +150,24 @@ def draw_run(readings: list[Reading]) -> Figure:
     """Temperature, prediction and loss of one run."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     plot.run(readings, ax=figure.subplots())
+    return figure
+
+
+def draw_accuracy() -> Figure:
+    """Test accuracies of README's table, of the committed results, with their 95 % intervals."""
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    panels = figure.subplots(1, len(ACCURACIES), sharey=True)
+    for (config, (framework, title)), ax in zip(ACCURACIES.items(), panels, strict=True):
+        rows = pd.read_csv(RESULTS / config / "summary.csv").set_index(["framework", "rule"])
+        found = 100 * rows.loc[[(framework, rule) for rule in RULES]]
+        colours = [plot.VERMILION if "cool" in rule else plot.BLUE for rule in RULES]
+        for y, (mean, half, colour) in enumerate(
+            zip(found["accuracy"], found["accuracy_half_width"], colours, strict=True)
+        ):
+            ax.errorbar(mean, -y, xerr=half, fmt="o", color=colour, capsize=3)
+        ax.set_yticks([-y for y in range(len(RULES))], RULES.values())
+        ax.set_title(title, fontsize="medium")
+        ax.set_xlabel("test accuracy, %")
     return figure
 
 

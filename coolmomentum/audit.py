@@ -69,7 +69,7 @@ def audit(
     replicas: int = 1000,
     dynamics: Callable[[Problem], Dynamics] | None = None,
 ) -> dict[str, Outcome]:
-    """Run a sampler on every problem of :data:`PROBLEMS`.
+    """Run a sampler on every problem of :data:`coolmomentum.audit.PROBLEMS`.
 
     In equilibrium the mean of ``x dU/dx`` is the temperature in each coordinate of every loss that
     confines the walk; on ``k x**2 / 2`` that is ``k <x**2>``.

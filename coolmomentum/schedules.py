@@ -188,7 +188,7 @@ def cooled_rho(
     step : n, the steps already taken: a Python number, or an array of integers (or floats) of any
         shape, concrete or traced.
     total_steps, rho0, law, warmup_steps, warmup_clock, hold_steps : as in
-        :class:`CoolingSchedule`, unchecked. For rho0 a :class:`LawNumbers` will do, beside an
+        :class:`CoolingSchedule`, unchecked. For rho0 a ``LawNumbers`` will do, beside an
         ``xp`` that is given.
     dtype : floating dtype of the result for an array of integers; the namespace's default if None.
         float32 is good to 1e-6 at any total_steps; ask for float64 where the parameters have it.

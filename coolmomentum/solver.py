@@ -209,7 +209,7 @@ def largest_adiabaticity(schedule: CoolingSchedule) -> float:
 
     Returns
     -------
-    the number of :func:`coolmomentum.langevin.adiabaticity`, >= 0: below some 0.1 the temperature
+    the number of :func:`adiabaticity`, >= 0: below some 0.1 the temperature
     follows the schedule, above 1 the run is a quench
 
     Examples

@@ -22,7 +22,7 @@ def next_displacement(
     displacement : the last change of the parameter, ``x_n - x_{n-1}``; zeros before the first step.
     gradient : gradient of the loss at ``x_n``, of the same shape.
     rho : momentum coefficient in [-1, 1).
-    step_size : eta of Eq. 16, see :func:`coolmomentum.langevin.step_size`.
+    step_size : eta of Eq. 16, see :func:`coolmomentum.step_size`.
     xp : namespace whose functions are to be used where the arrays have no operators: ``keras.ops``
         for a sparse gradient.
 

@@ -33,6 +33,7 @@ NEEDS = {
     "test_mutants.py": ("torch", "jax", "optax", "keras", "flax", "rich"),
     "test_packaging.py": ("pyproject_hooks",),  # of build: a folder of that name may lie here
     "test_plot.py": ("matplotlib", "pandas"),
+    "test_site.py": ("torch", "optax", "schedulefree", "pytorch_optimizer"),
     "test_sampling.py": ("scipy", "sklearn", "matplotlib"),
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),

@@ -9,7 +9,7 @@ from exact import LAWS
 from matplotlib.image import imread
 
 from benchmarks.figures import OPTIMIZERS, draw_layers, draw_schedules, main, train
-from benchmarks.speed.__main__ import REASONS
+from benchmarks.speed.__main__ import LARGE, REASONS, SMALL, USERS, for_users
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -20,6 +20,26 @@ def test_the_page_of_speed_has_the_remarks_of_today():
     remarks = (ROOT / "benchmarks" / "speed" / "remarks.md").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
     assert all(part.strip() in page for part in remarks.split(REASONS))
+
+
+def test_the_page_of_speed_begins_with_what_users_need():
+    """A row for each of USERS, of the tables below it; the largest size first."""
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    first = re.search(r"^\|.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)[0].split("\n")
+    seconds = {"CoolMomentum": {"cpu": [2.0, 3.0, 8.0]}, "torch.optim.SGD": {"cpu": [4.0] * 3}}
+    seconds["torch.optim.SGD, fused"] = {"cpu": [2.0, 2.0, 2.0]}
+    benchmark = {"name": f"test_paths[{LARGE}]", "extra_info": {"seconds": seconds}}
+    made = for_users({"torch": {"benchmarks": [benchmark]}}).split("\n")
+    assert made[:2] == first[:2] == [f"| | beside | {LARGE} | {SMALL} |", first[1]]
+    assert made[2:4] == [
+        "| PyTorch, a step | `torch.optim.SGD`, its default | 0.75 |  |",
+        "|  | the same, `fused=True` | 1.50 |  |",
+    ]
+    names = [[x.strip() for x in row.split("|")[1:3]] for row in first[2:]]
+    assert names == [list(row[:2]) for row in USERS]
+    for row in first[2:]:
+        for value in re.findall(r"\d\.\d\d", row):
+            assert f"**{value}**" in text
 
 
 def test_every_figure_of_a_page_is_there_and_for_both_kinds_of_page():
@@ -35,9 +55,10 @@ def test_every_figure_of_a_page_is_there_and_for_both_kinds_of_page():
 
 
 def test_the_script_writes_each_figure_light_and_dark(tmp_path):
-    """Six transparent images, with dark words on light pages and light words on dark ones."""
+    """Transparent images, with dark words on light pages and light words on dark ones."""
     assert main(["--epochs", "1", "--output", str(tmp_path)]) == 0
     committed = {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    committed = {name for name in committed if not name.startswith("start_")}
     assert {path.name for path in tmp_path.iterdir()} == committed
     for path in tmp_path.iterdir():
         image = imread(path)

@@ -1,4 +1,4 @@
-"""README's table of settings for who comes from SGD: what it says, and each row trained once."""
+"""The table of docs/choosing.md for who comes from SGD: what it says, and each row trained."""
 
 import math
 import re
@@ -12,12 +12,12 @@ from sklearn.datasets import load_digits
 from coolmomentum import settings_from_sgd
 from coolmomentum.numpy import CoolMomentum
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "choosing.md"
 ROWS = [
     tuple(map(float, row))
     for row in re.findall(
         r"^\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([-+][\d.]+) ± ([\d.]+) \|$",
-        README.read_text(encoding="utf-8").replace(",", ""),
+        PAGE.read_text(encoding="utf-8").replace(",", ""),
         re.MULTILINE,
     )
 ]

@@ -18,7 +18,7 @@ CONTRACT = [
 ]
 PAGES = [
     Path(__file__).parents[1] / "docs" / f"{name}.md"
-    for name in ("keras", "checkpoints", "cooldown")
+    for name in ("keras", "start_keras", "checkpoints", "cooldown")
 ]
 DOCSTRINGS = Path(__file__).with_name("test_docstrings.py")
 FOLDERS = {

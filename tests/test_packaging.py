@@ -1,6 +1,8 @@
 """What is shipped: the wheel's files, and what it does in an environment with nothing else."""
 
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +63,40 @@ def test_wheel_has_the_adapters_and_nothing_else(wheel):
         shipped = {n for n in names if n.startswith(f"coolmomentum/{name}/")}
         written = (ROOT / "backends" / name).glob("*.py")
         assert shipped == {f"coolmomentum/{name}/{path.name}" for path in written}
+
+
+def test_the_distribution_is_fit_for_an_index(dist):
+    """By twine's rules; with authors, addresses, Pythons, and README without a relative link."""
+    files = sorted(map(str, dist.iterdir()))
+    report = run(sys.executable, "-m", "twine", "check", "--strict", *files)
+    assert report.count("PASSED") == len(files) == 2
+    with zipfile.ZipFile(next(dist.glob("*.whl"))) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["Author"] == "The coolmomentum developers"
+    urls = {label.partition(",")[0] for label in metadata.get_all("Project-URL")}
+    assert urls == {"Documentation", "Repository", "Changelog", "Paper"}
+    pythons = {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)}
+    assert pythons <= set(metadata.get_all("Classifier"))
+    readme = metadata.get_payload()
+    targets = re.findall(r'(?:\]\(|src="|srcset=")([^)"\s]+)', readme)
+    assert len(targets) > 20
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+
+
+def test_there_is_one_address_and_the_release_asks_for_it():
+    """The stand-in is in the metadata only, and the workflow that publishes refuses it."""
+    stand_in = "coolmomentum.example"
+    named = [
+        str(path.relative_to(ROOT))
+        for folder in ("", "docs", "coolmomentum", "benchmarks")
+        for path in (ROOT / folder).glob("*.*")
+        if path.suffix in {".md", ".toml", ".py", ".cff"} and stand_in in path.read_text("utf-8")
+    ]
+    assert sorted(named) in (["docs/releasing.md", "pyproject.toml"], [])
+    release = ROOT / ".github" / "workflows" / "release.yml"
+    if release.exists():  # an sdist has no workflows
+        assert r"grep -q 'coolmomentum\.example' pyproject.toml" in release.read_text("utf-8")
 
 
 def test_sdist_has_what_a_packager_needs(dist):
@@ -141,7 +177,7 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "agreement",
         "contract",
         "optax_suites",
-        *("frameworks", "versions", "from_sgd", "counting", "torch_cooldown"),
+        *("frameworks", "versions", "from_sgd", "counting", "torch_cooldown", "site"),
     ]  # they test the checkout, or take long
     ignored = [f"--ignore-glob=*test_*{name}*" for name in skipped]
     (tmp_path / "conftest.py").write_text(

@@ -70,7 +70,8 @@ def run(name: str, which: str, keep: bool) -> tuple[str, str]:
         install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         install += ["-c", str(ROOT / FILES[which])]
         # Without build isolation, so that the lowest hatchling is what builds.
-        if subprocess.run([*install, "hatchling", "editables"], check=False).returncode:
+        builders = ["hatchling", "editables", "hatch-fancy-pypi-readme"]
+        if subprocess.run([*install, *builders], check=False).returncode:
             return "", "not installed"
         package = ["--no-build-isolation", "-e", f"{ROOT}[test,{environment.extras}]"]
         if subprocess.run([*install, *package, *environment.more], check=False).returncode:

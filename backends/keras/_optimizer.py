@@ -162,7 +162,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of rho: a CoolingSchedule, or the callable that was given.
+        """The schedule of rho, a CoolingSchedule or the callable that was given.
 
         Once the optimizer is built it is read from its variables, which waits for the device.
         """

@@ -15,6 +15,17 @@ SMALL, LARGE, FLAT = "65 tensors, 270 thousand", "161 tensors, 25.6 million", "1
 INTRODUCTION = """\
 # Speed
 
+Users need the first table. The rest is for who works on the package.
+
+## What a step costs
+
+On one core of a CPU, as ratios of processor time; below 1 is faster than what it stands beside:
+
+{users}
+
+The state is one array for each parameter, as that of SGD with momentum; by default a step on the
+CPU in float32 allocates nothing more.
+
 {summary}
 Made by `make speed`, or `python -m benchmarks.speed results/speed` from its files, on one machine:
 {machine}, no GPU, other work beside it.
@@ -36,6 +47,28 @@ allocate in a step, which the peak above the state cannot exceed.
 They were set before anything was measured, as what a careful implementation should reach.
 """
 REASONS = "### What stands in the way"
+
+
+# The first table: what is timed, beside what, and where both are in the results.
+USERS = (
+    ("PyTorch, a step", "`torch.optim.SGD`, its default", "torch", "test_paths[{}]", 0),
+    ("", "the same, `fused=True`", "torch", "test_paths[{}]", 1),
+    ("JAX, jitted and donated", "`optax.sgd` with momentum", "jax", "test_paths[{}]", 2),
+    (
+        *("Keras on TensorFlow, in a graph", "`keras.optimizers.SGD` with momentum"),
+        *("keras-tensorflow", "test_paths[{}-graph]", 3),
+    ),
+    ("on JAX, jitted", "", "keras-jax", "test_paths[{}-jit]", 3),
+    ("on PyTorch", "", "keras-torch", "test_paths[{}-eager]", 3),
+    ("PyTorch, `temperature()`", "a fused step", "torch", "test_temperature[{}]", 4),
+)
+PAIRS = (
+    ("CoolMomentum", "torch.optim.SGD"),
+    ("CoolMomentum", "torch.optim.SGD, fused"),
+    ("cool_momentum", "optax.sgd"),
+    ("CoolMomentum", "keras SGD"),
+    ("temperature()", "torch.optim.SGD, fused"),
+)
 
 
 class Target(NamedTuple):
@@ -123,7 +156,8 @@ def report(runs: dict[str, Any], remarks: str) -> str:
     cpu = machine["cpu"]
     named = f"{cpu.get('brand_raw', machine['machine'])}, {cpu.get('count')} cores"
     summary, reasons = remarks.split(REASONS)
-    lines = [INTRODUCTION.format(machine=named, summary=summary), *met(runs), REASONS + reasons]
+    introduction = INTRODUCTION.format(machine=named, summary=summary, users=for_users(runs))
+    lines = [introduction, *met(runs), REASONS + reasons]
     for name, run in runs.items():
         lines += [f"## {name}", ""]
         for benchmark in run["benchmarks"]:
@@ -133,13 +167,35 @@ def report(runs: dict[str, Any], remarks: str) -> str:
     return "\n".join(lines)
 
 
-def met(runs: dict[str, Any]) -> list[str]:
-    """The targets as a table of Markdown."""
-    named = {
+def seconds_of(runs: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """The times of all contenders, by the run and the name of the benchmark."""
+    return {
         (run, benchmark["name"]): benchmark["extra_info"]["seconds"]
         for run, content in runs.items()
         for benchmark in content["benchmarks"]
     }
+
+
+def for_users(runs: dict[str, Any]) -> str:
+    """The first table: medians of ratios, at two sizes; what was not measured is left empty."""
+    named = seconds_of(runs)
+    lines = [f"| | beside | {LARGE} | {SMALL} |", "| --- | --- | ---: | ---: |"]
+    for what, beside, run, benchmark, pair in USERS:
+        cells = []
+        for size in (LARGE, SMALL):
+            seconds = named.get((run, benchmark.format(size)))
+            if seconds is None:
+                cells.append("")
+                continue
+            ours, theirs = (pd.Series(seconds[name]["cpu"]) for name in PAIRS[pair])
+            cells.append(f"{(ours / theirs).median():.2f}")
+        lines.append(f"| {' | '.join((what, beside, *cells))} |")
+    return "\n".join(lines)
+
+
+def met(runs: dict[str, Any]) -> list[str]:
+    """The targets as a table of Markdown."""
+    named = seconds_of(runs)
     rows = [["against", "model", "target", "measured", ""], ["---", "---", "---:", "---:", "---"]]
     for target in targets():
         seconds = named.get((target.run, target.benchmark))

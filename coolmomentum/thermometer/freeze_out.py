@@ -11,7 +11,7 @@ class FreezeOut(NamedTuple):
     """Means and spreads over the spans of a window; each a row for each parameter, group and all.
 
     Over a span of W steps, with y the way from where the span began, the identity (exact for every
-    trajectory at constant rho and step size, whatever the gradients)
+    trajectory at constant rho and step size, whatever the gradients)::
 
         2 eta sum y_n . g_n = (1 + rho) sum |dx_n|**2 - (1 - rho) |y_W|**2 - 2 rho y_W . dx_W
 

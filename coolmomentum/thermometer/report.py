@@ -22,8 +22,8 @@ def report(window: Window, layout: Layout, by: By = "all") -> dict[Any, Any]:
 
     Returns
     -------
-    dict with "steps" and :data:`READINGS` as floats, NaN where something is not known
-    (:meth:`Window.readings`); apart, a dict of such dicts by the labels of the layout
+    dict with "steps" and :data:`coolmomentum.thermometer.READINGS` as floats, NaN where something
+    is not known (:meth:`Window.readings`); apart, a dict of such dicts by the labels of the layout
 
     Raises
     ------

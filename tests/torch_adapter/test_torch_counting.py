@@ -1,4 +1,4 @@
-"""How many steps there are: the formulas of README and docs/logging.md, with the real packages.
+"""How many steps there are: the formulas of choosing.md and logging.md, with the real packages.
 
 A run of so many steps has its clock at that number at the end, and rho has just come to 0.
 """
@@ -16,7 +16,7 @@ from torch_tools import clock
 
 from coolmomentum.torch import CoolMomentum
 
-README = PAGE.parents[1] / "README.md"
+CHOOSING = PAGE.with_name("choosing.md")
 EPOCHS, BATCHES = 2, 50  # of the page; a process of two has 25 batches
 
 
@@ -218,9 +218,9 @@ def test_lightning_in_two_processes(two):
     assert [report["lightning"] for report in two] == [(25, (steps, True))] * 2
 
 
-def test_the_formula_of_readme(two):
+def test_the_formula_of_the_page_of_choosing(two):
     """Of the loader before it is split, exact where nothing is left over."""
-    text = README.read_text(encoding="utf-8")
+    text = CHOOSING.read_text(encoding="utf-8")
     (formula,) = re.findall(r"`(epochs \* len\(loader\) // \(.*?\))`", text)
     values = {"epochs": EPOCHS, "loader": range(BATCHES), "accumulation": 5, "processes": 2}
     steps = eval(formula, values)
@@ -231,10 +231,10 @@ def test_the_formula_of_readme(two):
 
 
 def test_epochs_given_for_steps():
-    """The third step warns, in the words that README and the page quote."""
+    """The third step warns, in the words that both pages quote."""
     with pytest.warns(UserWarning, match="^3 steps are more than 5 % past") as caught:
         loop(EPOCHS, shared()["loader"])
     assert len(caught) == 1
     message = str(caught[0].message)
     assert f"\n    {message}\n" in section("How many steps")
-    assert " ".join(message.split()) in " ".join(README.read_text(encoding="utf-8").split())
+    assert " ".join(message.split()) in " ".join(CHOOSING.read_text(encoding="utf-8").split())

@@ -1,0 +1,3 @@
+"""The styles of Matplotlib for light pages and for dark ones."""
+
+STYLES = {"light": "default", "dark": "dark_background"}
