@@ -145,8 +145,10 @@ def allocated(make, shapes):
     optimizer = make(params)
     optimizer.step()
     optimizer.step()
+    # PyTorch 2.11 warns, once, unless events are kept.
+    activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        activities=activities, profile_memory=True, acc_events=True
     ) as profile:
         optimizer.step()
     return sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
