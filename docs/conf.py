@@ -9,8 +9,10 @@ import importlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
@@ -44,6 +46,7 @@ nitpick_ignore_regex = [
 suppress_warnings = ["myst.header"]  # a stub begins below a heading of another file
 
 html_theme = "furo"
+html_math_renderer = "mathml"  # MathJax would come from the network
 html_title = f"CoolMomentum {release}"
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 html_show_sourcelink = False
@@ -153,7 +156,8 @@ class LinkNames(SphinxTransform):
                 literal.replace_self(xref)
                 literal["classes"] += ["xref"]
                 if kind == "ref":  # the name of a test, which is long
-                    literal.children = [nodes.Text("test")]
+                    literal.clear()
+                    literal += nodes.Text("test")
                 xref += literal
 
 
@@ -177,6 +181,23 @@ def public_target(text: str, page: str) -> tuple[str, str] | None:
     ):
         return "obj", name
     return None
+
+
+# --- mathematics --------------------------------------------------------------------------------
+
+
+def show_inline(self: Any, node: nodes.math) -> None:
+    """Write MathML, which browsers know by themselves."""
+    self.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def show_block(self: Any, node: nodes.math_block) -> None:
+    """The same, on lines of its own."""
+    text = node.astext()
+    aligned = rf"\begin{{aligned}}{text}\end{{aligned}}" if r"\\" in text else text
+    self.body.append(tex2mathml(aligned, as_block=True))
+    raise nodes.SkipNode
 
 
 # --- our docstrings -----------------------------------------------------------------------------
@@ -214,6 +235,7 @@ def fields(
 def setup(app: Sphinx) -> None:
     """Connect all this."""
     app.add_transform(LinkNames)
+    app.add_html_math_renderer("mathml", (show_inline, None), (show_block, None))
     app.connect("source-read", read_source)
     app.connect("doctree-resolved", show_reports)
     app.connect("autodoc-process-docstring", fields, priority=100)  # before Napoleon

@@ -603,6 +603,35 @@ def test_what_is_laid_beside_the_paper_is_what_its_scripts_log() -> None:
     assert [list(line.get_ydata()) for line in temperatures.lines] == [[9.0], [9.0]]
 
 
+def test_no_axis_has_more_than_six_rules() -> None:
+    """Fourteen rules are in three rows, coolmomentum in each; every rule is drawn."""
+    rules = ["sgd", "coolmomentum", *(f"rule {n}" for n in range(12))]
+    runs = pd.DataFrame(
+        [
+            {"rule": rule, "phase": phase, "seed": seed, "epoch": epoch, "lr": 0.1 * epoch}
+            for rule in rules
+            for phase in ("tuning", "report")
+            for seed in (0, 1)
+            for epoch in (1, 2)
+        ]
+    ).assign(
+        framework="jax", penalty=0.0, momentum=0.9, weight_decay=0.0, training_loss=0.5,
+        accuracy=0.9, loss=0.5, temperature=1e-7, predicted_temperature=math.nan,
+        seconds=math.nan, diverged=False,
+    )  # fmt: skip
+    drawn = {name: figure for name, _, figure in figures(runs)}
+    for name in ("training-jax", "accuracy", "tuning"):
+        colours = [{line.get_color() for line in axes.lines} for axes in drawn[name].axes]
+        assert max(map(len, colours)) <= 6, name
+        assert len(set.union(*colours)) == 14, name
+    for name in ("training-jax", "tuning"):
+        legends = [axes.get_legend() for axes in drawn[name].axes]
+        named = [[text.get_text() for text in one.get_texts()] for one in legends if one]
+        assert len(named) == 3
+        assert all(one[0] == "coolmomentum" for one in named)
+        assert {rule for one in named for rule in one} == set(rules)
+
+
 # --- whole runs -----------------------------------------------------------------------------------
 
 

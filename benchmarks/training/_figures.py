@@ -1,6 +1,6 @@
 """The figures: the paper's Fig. 1 for each framework, what tuning saw, and times."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ COLOURS = [
     *("#BB5566", "#004488", "#DDAA33", "#228833", "#AA3377", "#66CCEE", "#BBBBBB", "#332288"),
     *("#999933", "#882255", "#44AA99", "#77AADD", "#117733", "#000000", "#EE8866"),
 ]
+RULES = 6  # at most so many on one axis: more lines cannot be told apart
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -64,43 +65,74 @@ def _as_in_paper(heading: str, runs: pd.DataFrame, colours: dict[str, str]) -> F
         temperature=runs.temperature_with_statistics,
     )
     figure = _training(heading, logged, colours)
-    loss, _, temperature = figure.axes
-    loss.set(title="(a) Unlike losses", ylabel="cross-entropy and penalty (nats per image)")
-    temperature.set(title="(c) With moving statistics")
+    for loss in figure.axes[::3]:
+        loss.set(ylabel="cross-entropy and penalty (nats per image)")
+    figure.axes[0].set(title="(a) Unlike losses")
+    figure.axes[2].set(title="(c) With moving statistics")
     return figure
+
+
+def _rows(rules: Iterable[Any]) -> list[list[str]]:
+    """The rules of each row of panels: coolmomentum, if it is there, and a few others."""
+    names = list(dict.fromkeys(map(str, rules)))
+    first = [name for name in names if name == "coolmomentum"]
+    others = [name for name in names if name not in first]
+    size = RULES - len(first)
+    starts = range(0, max(len(others), 1), size)
+    return [first + others[start : start + size] for start in starts]
 
 
 def _training(heading: str, runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
     """Like Fig. 1: training loss, test accuracy, temperature."""
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
-    bands = runs.rule.nunique() <= 5  # more would hide each other
+    rows = _rows(runs.rule)
+    figure = Figure(figsize=(13, 0.6 + 3.7 * len(rows)), layout="constrained")
+    bands = len(rows) == 1  # more would hide each other
     seeds = runs.seed.nunique()
     shown = f"{'mean and range' if bands else 'mean'} of {seeds} seeds" if seeds > 1 else "one seed"
     figure.suptitle(f"{heading}: {shown}")
-    loss, accuracy, temperature = figure.subplots(1, 3)
-    for rule, own in runs.groupby("rule", sort=False):
-        style = {"color": colours[str(rule)], "label": str(rule)}
+    panels = figure.subplots(len(rows), 3, sharey="col", squeeze=False)
+    for rules, row in zip(rows, panels, strict=True):
+        _training_row(runs, rules, row, colours, bands=bands)
+    loss, accuracy, temperature = panels[0]
+    loss.set(title="(a) Training loss", yscale="log")
+    accuracy.set(title="(b) Test accuracy")
+    temperature.set(title="(c) Rescaled temperature", yscale="log")
+    settled = runs[runs.epoch >= runs.epoch.max() / 20].accuracy
+    low = max(settled.quantile(0.02) - 0.01, 0)
+    accuracy.set_ylim(low, min(settled.max() + 0.01, 1))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    for panel in panels[-1]:
+        panel.set(xlabel="epoch")
+    return figure
+
+
+def _training_row(
+    runs: pd.DataFrame,
+    rules: list[str],
+    row: Iterable[Axes],
+    colours: dict[str, str],
+    *,
+    bands: bool,
+) -> None:
+    """Loss, accuracy and temperature of some rules, and their legend."""
+    loss, accuracy, temperature = row
+    for rule in rules:
+        own = runs[runs.rule == rule]
+        style = {"color": colours[rule], "label": rule}
         _line(loss, own, "training_loss", style, bands=bands)
         _line(accuracy, own, "accuracy", style, bands=bands)
         _line(temperature, own, "temperature", style, bands=bands)
     predicted = runs[runs.rule == "coolmomentum"].groupby("epoch").predicted_temperature
     curve = predicted.mean().dropna()
     if len(curve):
-        label = "coolmomentum, by Eq. 19 from measured noise"
+        label = "coolmomentum, by Eq. 19\nfrom measured noise"
         temperature.plot(curve.index, curve, color="black", lw=1.2, ls=(0, (3, 2)), label=label)
-    loss.set(title="(a) Training loss", yscale="log", ylabel="cross-entropy (nats per image)")
-    accuracy.set(title="(b) Test accuracy", ylabel="test images classified right")
-    settled = runs[runs.epoch >= runs.epoch.max() / 20].accuracy
-    low = max(settled.quantile(0.02) - 0.01, 0)
-    accuracy.set_ylim(low, min(settled.max() + 0.01, 1))
-    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    temperature.set(title="(c) Rescaled temperature", yscale="log")
+    loss.set(ylabel="cross-entropy (nats per image)")
+    accuracy.set(ylabel="test images classified right")
     temperature.set_ylabel(r"$T\,\Delta t^2$ (squared change per step)")
     for panel in (loss, accuracy, temperature):
-        panel.set(xlabel="epoch", xlim=(0, runs.epoch.max()))
-    handles, labels = temperature.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    return figure
+        panel.set(xlim=(0, runs.epoch.max()))
+    temperature.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
 
 
 def _line(
@@ -118,15 +150,20 @@ def _line(
 def _accuracy(runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
     """Test accuracy after the last epoch: mean, 95 % t-interval, and every seed."""
     last = last_records(runs)
-    groups = list(last.groupby(["rule", "framework"], sort=False))[::-1]
-    figure = Figure(figsize=(9, 1.2 + 0.3 * len(groups)), layout="constrained")
-    axes = figure.subplots()
-    for at, ((rule, _), own) in enumerate(groups):
-        colour = colours[rule]
-        axes.plot(own.accuracy, np.full(len(own), at), "|", color=colour, alpha=0.5)
-        error = half_width(own.accuracy)
-        axes.errorbar(own.accuracy.mean(), at, xerr=error, fmt="o", color=colour, capsize=3)
-    axes.set_yticks(range(len(groups)), [f"{rule}, {framework}" for (rule, framework), _ in groups])
+    groups = list(last.groupby(["rule", "framework"], sort=False))
+    parts = [groups[start : start + RULES] for start in range(0, len(groups), RULES)]
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(groups) + 0.2 * len(parts)), layout="constrained")
+    heights = [len(part) for part in parts]
+    panels = figure.subplots(len(parts), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, part in zip(panels, parts, strict=True):
+        for at, ((rule, _), own) in enumerate(part):
+            colour = colours[rule]
+            axes.plot(own.accuracy, np.full(len(own), -at), "|", color=colour, alpha=0.5)
+            error = half_width(own.accuracy)
+            axes.errorbar(own.accuracy.mean(), -at, xerr=error, fmt="o", color=colour, capsize=3)
+        names = [f"{rule}, {framework}" for (rule, framework), _ in part]
+        axes.set_yticks([-at for at in range(len(part))], names)
+        axes.set_ylim(0.6 - len(part), 0.6)
     axes.set(xlabel="test images classified right: mean, 95 % interval, every seed")
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=1))
     return figure
@@ -135,29 +172,30 @@ def _accuracy(runs: pd.DataFrame, colours: dict[str, str]) -> Figure:
 def _tuning(tuning: pd.DataFrame, colours: dict[str, str]) -> Figure:
     """How accuracy depends on the learning rate, and on how much was tried."""
     cells = sensitivity(tuning)
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    by_rate, by_budget = figure.subplots(1, 2)
-    for rule, own in cells.groupby("rule", sort=False):
-        colour = colours[str(rule)]
-        seconds = own.groupby(["momentum", "weight_decay"])
-        for style, (_, line) in zip(("-", "--", ":"), seconds, strict=False):
-            # The first of the two numbers is drawn solid.
-            line = line.sort_values("lr")
-            by_rate.plot(line.lr, line.accuracy, style, marker=".", color=colour)
-        best = best_of_k(list(own.accuracy))
-        by_budget.plot(range(1, len(best) + 1), best, marker=".", color=colour, label=rule)
-    by_rate.set(
-        xscale="log",
-        xlabel="learning rate",
-        ylabel="validation accuracy (mean over tuning seeds)",
-        title="(a) Each cell; dashed: the higher second number",
-    )
-    by_budget.set(xlabel="cells tried", title="(b) Expected best of so many cells")
+    rows = _rows(cells.rule)
+    figure = Figure(figsize=(12, 0.4 + 4 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 2, sharex="col", sharey="col", squeeze=False)
+    for rules, (by_rate, by_budget) in zip(rows, panels, strict=True):
+        for rule in rules:
+            own, colour = cells[cells.rule == rule], colours[rule]
+            seconds = own.groupby(["momentum", "weight_decay"])
+            for style, (_, line) in zip(("-", "--", ":"), seconds, strict=False):
+                # The first of the two numbers is drawn solid.
+                line = line.sort_values("lr")
+                by_rate.plot(line.lr, line.accuracy, style, marker=".", color=colour)
+            best = best_of_k(list(own.accuracy))
+            by_budget.plot(range(1, len(best) + 1), best, marker=".", color=colour, label=rule)
+        by_rate.set(ylabel="validation accuracy (mean over tuning seeds)")
+        by_budget.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
+    by_rate, by_budget = panels[0]
+    by_rate.set(xscale="log", title="(a) Each cell; dashed: the higher second number")
+    by_budget.set(title="(b) Expected best of so many cells")
     top = cells.accuracy.max()
     by_budget.set_ylim(max(0, top - 0.15), top + 0.01)
-    for axes in (by_rate, by_budget):
+    for axes in panels[0]:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    figure.legend(*by_budget.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    for axes, label in zip(panels[-1], ("learning rate", "cells tried"), strict=True):
+        axes.set(xlabel=label)
     return figure
 
 

@@ -30,8 +30,10 @@ HTML = Template("""<!doctype html>
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; white-space: nowrap; }
-th, td { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid #8886; }
+table { border-collapse: collapse; font-size: 13px; }
+th, td { padding: .2rem .25rem; white-space: nowrap; }
+th, td { text-align: right; border-bottom: 1px solid #8886; }
+.summary th { white-space: normal; vertical-align: bottom; }
 .summary :is(th, td):nth-child(-n + 2), .cells :is(th, td):first-child { text-align: left; }
 img { max-width: 100%; min-width: 40rem; background: white; }
 pre { background: #8882; padding: 1rem; overflow-x: auto; }
