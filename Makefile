@@ -28,6 +28,7 @@ figures: $(VENV)/demo.stamp
 # The site, in site/html: every warning is an error, and nothing comes from the network. The notebooks
 # are executed.
 docs: $(VENV)/docs.stamp
+	rm -rf site
 	$(BIN)/python -m sphinx -q -W --keep-going -d site/doctrees docs site/html
 
 # Half an hour's quiet on the machine is worth more than more rounds. Keras has one backend a process.
