@@ -205,16 +205,17 @@ def cooled_rho(
     if law == "constant":  # it has neither a beginning nor an end
         hold_steps, total_steps = 0, 1 if total_steps is None else total_steps
     xp = xp or namespace(step, total_steps, rho0, warmup_steps, hold_steps)
-    step = as_array(step, xp) if is_number(step) and xp is not math else step
-    dtype = None if xp is math else real_dtype(step, dtype, xp)
+    if xp is math:
+        dtype = None
+    else:
+        step = as_array(step, xp) if is_number(step) else step
+        dtype = real_dtype(step, dtype, xp)
     work = wide_dtype(dtype, xp)
     step, total_steps, warmup_steps, hold_steps = _counts(
         [step, total_steps, warmup_steps, hold_steps], work, xp
     )
-    if not isinstance(rho0, LawNumbers):
-        rho0 = LawNumbers.of(rho0 if is_number(rho0) else astype(rho0, work, xp), xp)
-    numbers = LawNumbers(*(x if is_number(x) else astype(x, work, xp) for x in rho0))
-    holds = not (is_number(hold_steps) and hold_steps == 0)
+    numbers = _law_numbers(rho0, work, xp)
+    holds, warms = not _is_zero(hold_steps), not _is_zero(warmup_steps)
     start = warmup_steps if warmup_clock == "hold" else 0
     start = _later(start, hold_steps, xp) if holds else start
     span = total_steps - start
@@ -223,9 +224,21 @@ def cooled_rho(
     rho = _LAWS[law](remaining, n, span, numbers, xp)
     if holds:  # a law at n = 0 may differ from rho0 in the last digit
         rho = _where(step < start, numbers.rho0, rho, xp)
-    if not (is_number(warmup_steps) and warmup_steps == 0):
+    if warms:
         rho = _where(step < warmup_steps, 0.0, rho, xp)
     return rho if dtype == work else astype(rho, dtype, xp)
+
+
+def _is_zero(count: Scalar) -> bool:
+    """Whether it is known to be 0, which an array, perhaps traced, is not."""
+    return is_number(count) and count == 0
+
+
+def _law_numbers(rho0: "Scalar | LawNumbers", work: DType, xp: Any) -> LawNumbers:
+    """The numbers of the laws in the dtype to compute in."""
+    if not isinstance(rho0, LawNumbers):
+        rho0 = LawNumbers.of(rho0 if is_number(rho0) else astype(rho0, work, xp), xp)
+    return LawNumbers(*(x if is_number(x) else astype(x, work, xp) for x in rho0))
 
 
 def _counts(counts: list[Scalar], work: DType, xp: Any) -> list[Scalar]:

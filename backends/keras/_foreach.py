@@ -53,14 +53,10 @@ def take_step(
 def _in_place(
     xs: list[Tensor], gs: list[Tensor], dxs: list[Tensor], rho: Number, step_size: Number
 ) -> None:
-    rho, step_size = _beside(rho, gs[0]), _beside(step_size, gs[0])
+    rho, step_size = (x.to(gs[0]) if isinstance(x, Tensor) else x for x in (rho, step_size))
     torch._foreach_mul_(dxs, rho)
     if isinstance(step_size, Tensor):  # there is no tensor alpha
         torch._foreach_sub_(dxs, torch._foreach_mul(gs, step_size))
     else:
         torch._foreach_add_(dxs, gs, alpha=-step_size)
     torch._foreach_add_(xs, dxs)
-
-
-def _beside(value: Number, like: Tensor) -> Number:
-    return value.to(like) if isinstance(value, Tensor) else value

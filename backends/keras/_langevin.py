@@ -124,11 +124,8 @@ class Langevin(CoolMomentum):
         self, gradient: Tensor, variable: Variable, learning_rate: "Tensor | Step"
     ) -> None:
         """One step of one variable, with the random force; as of :class:`CoolMomentum`."""
-        if not isinstance(learning_rate, Step):
-            learning_rate = self._step(learning_rate, [variable])
-        super().update_step(
-            self._forced(gradient, variable, learning_rate), variable, learning_rate
-        )
+        step = self._step_of(learning_rate, [variable])
+        super().update_step(self._forced(gradient, variable, step), variable, step)
 
     def _backend_update_step(
         self, grads: list[Tensor], trainable_variables: list[Variable], learning_rate: Any
@@ -169,16 +166,3 @@ class Langevin(CoolMomentum):
             temperature = registered("temperature", temperature)
         config: dict[str, Any] = super().get_config()
         return config | {"temperature": temperature, "noise": self.noise, "seed": self.seed}
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> "Langevin":
-        """The optimizer of a config, without its state."""
-        config = dict(config)
-        if isinstance(config["temperature"], dict):
-            config["temperature"] = keras.saving.deserialize_keras_object(
-                config["temperature"], custom_objects=custom_objects
-            )
-        optimizer: Langevin = super().from_config(config, custom_objects)
-        return optimizer

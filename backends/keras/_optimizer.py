@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from coolmomentum import _check, _defaults
-from coolmomentum.keras._common import Tensor, Variable, wide_dtype
+from coolmomentum.keras._common import Tensor, Variable, path_of, wide_dtype
 from coolmomentum.keras._schedule import (
     LARGEST,
     Cooling,
@@ -30,6 +30,7 @@ from coolmomentum.schedules import (
     resolve_schedule,
 )
 from coolmomentum.temperature import rescaled_temperature
+from coolmomentum.thermometer.layout import Layout
 from coolmomentum.update import next_displacement
 
 if keras.backend.backend() == "torch":
@@ -206,11 +207,6 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             raise ValueError(
                 f"total_steps must be >= {taken}, the steps already taken: {total_steps}"
             )
-        for name in ("hold_steps", "warmup_steps"):
-            if total_steps <= getattr(cooling, name):
-                raise ValueError(
-                    f"total_steps must be > {name} = {getattr(cooling, name)}: {total_steps}"
-                )
         self._cool_by(_countable(dataclasses.replace(cooling, total_steps=total_steps)))
 
     # --- the step -------------------------------------------------------------------------------
@@ -264,15 +260,14 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         variable : one that the optimizer was built with.
         learning_rate : of this step; or the coefficients already worked out from it.
         """
-        if not isinstance(learning_rate, Step):
-            learning_rate = self._step(learning_rate, [variable])
+        step = self._step_of(learning_rate, [variable])
         dtype = wide_dtype([variable])
         displacement = self._displacements[self._get_variable_index(variable)]
         moved = next_displacement(
             ops.cast(displacement, dtype),
             ops.cast(gradient, dtype),
-            rho=ops.cast(learning_rate.rho, dtype),
-            step_size=ops.cast(learning_rate.step_size, dtype),
+            rho=ops.cast(step.rho, dtype),
+            step_size=ops.cast(step.step_size, dtype),
             xp=ops,
         )
         self.assign(displacement, moved)
@@ -289,9 +284,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         In place of the learning rate they go the way that Keras has for it, through the replicas of
         a TensorFlow strategy.
         """
-        step = learning_rate
-        if not isinstance(step, Step):
-            step = self._step(learning_rate, trainable_variables)
+        step = self._step_of(learning_rate, trainable_variables)
         if keras.backend.backend() != "torch":
             super()._backend_update_step(grads, trainable_variables, step)
             return
@@ -303,6 +296,12 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             rho=step.rho,
             step_size=step.step_size,
         )
+
+    def _step_of(self, learning_rate: "Tensor | Step", variables: list[Variable]) -> Step:
+        """The coefficients of a step, which Keras may have passed on as its learning rate."""
+        if isinstance(learning_rate, Step):
+            return learning_rate
+        return self._step(learning_rate, variables)
 
     def _step(self, learning_rate: Any, variables: list[Variable]) -> Step:
         """The coefficients of a step, whose learning rate is kept."""
@@ -341,10 +340,9 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
     ) -> "CoolMomentum":
         """The optimizer of a config, without its state."""
         config = dict(config)
-        if isinstance(config.get("schedule"), dict):
-            config["schedule"] = keras.saving.deserialize_keras_object(
-                config["schedule"], custom_objects=custom_objects
-            )
+        for name in ("schedule", "temperature"):  # functions of the step; Langevin has the second
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         optimizer: CoolMomentum = super().from_config(config, custom_objects=custom_objects)
         return optimizer
 
@@ -396,11 +394,11 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
 
         The mean of ``dx**2`` over the learning rate that the last step used; 0 before the first.
         """
-        return _number(self.temperature_tensor())
+        return float(_on_host(self.temperature_tensor()))
 
     def rescaled_temperature(self) -> float:
         """Mean squared displacement ``T dt**2`` of the last step, over all variables."""
-        return _number(self._rescaled_temperature(self._displacements))
+        return float(_on_host(self._rescaled_temperature(self._displacements)))
 
     def temperatures(self) -> dict[str, float]:
         """:meth:`temperature` of each variable by itself, by the path of the variable.
@@ -409,16 +407,11 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         ``model.trainable_variables``; nan for one that Keras overwrites with its gradient. Of
         variables of one path the second is ``path#2``, and so on.
         """
-        return {
-            path: _number(self._over_last_rate(self._rescaled_temperature([x])))
-            for path, x in self._by_path().items()
-        }
+        return self._by_path(lambda x: self._over_last_rate(self._rescaled_temperature(x)))
 
     def rescaled_temperatures(self) -> dict[str, float]:
         """:meth:`rescaled_temperature` of each variable by itself, as :meth:`temperatures`."""
-        return {
-            path: _number(self._rescaled_temperature([x])) for path, x in self._by_path().items()
-        }
+        return self._by_path(self._rescaled_temperature)
 
     def temperature_tensor(self) -> Tensor:
         """:meth:`temperature` as a 0-d tensor, float32 or better, for use inside a graph."""
@@ -438,9 +431,11 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         rate = ops.cast(self._last_learning_rate, reading.dtype)
         return reading / ops.where(ops.equal(reading, 0), ops.ones_like(rate), rate)
 
-    def _by_path(self) -> dict[str, Variable | None]:
-        names = paths(self._trainable_variables)
-        return dict(zip(names, self._displacements, strict=True))
+    def _by_path(self, read: Callable[[list[Variable]], Tensor]) -> dict[str, float]:
+        """The reading of each displacement, by the path of its variable."""
+        names = Layout.of(map(path_of, self._trainable_variables), sizes=()).parameters
+        pairs = zip(names, self._displacements, strict=True)
+        return {str(name): float(_on_host(read([dx]))) for name, dx in pairs}
 
     def _tell_the_end(self, schedule: Schedule, steps: int) -> None:
         """Warn once of a run that goes on past its end, where the host knows the clock."""
@@ -454,19 +449,6 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
                 "0, plain SGD; to cool over more steps call optimizer.extend(total_steps)",
                 stacklevel=3,
             )
-
-
-def paths(variables: list[Variable]) -> list[str]:
-    """Names of variables, no two the same: their paths, the second of one with ``#2`` behind it."""
-    names: dict[str, None] = {}
-    for variable in variables:
-        path = name = getattr(variable, "path", variable.name)  # a tf.Variable has no path
-        count = 1
-        while name in names:
-            count += 1
-            name = f"{path}#{count}"
-        names[name] = None
-    return list(names)
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -485,10 +467,9 @@ def _countable(cooling: CoolingSchedule) -> CoolingSchedule:
 
 
 def _warn_of_a_change(own: Any, loaded: Any) -> None:
-    differ = [
-        x.name for x in dataclasses.fields(own) if getattr(own, x.name) != getattr(loaded, x.name)
-    ]
-    changes = [f"{name} is {getattr(loaded, name)}, not {getattr(own, name)}" for name in differ]
+    old, new = dataclasses.asdict(own), dataclasses.asdict(loaded)
+    differ = [name for name in old if new[name] != old[name]]
+    changes = [f"{name} is {new[name]}, not {old[name]}" for name in differ]
     way_out = f"; to train longer call optimizer.extend({own.total_steps})"
     warnings.warn(
         f"the optimizer cools on as it was saved: {', '.join(changes)}"
@@ -500,10 +481,5 @@ def _warn_of_a_change(own: Any, loaded: Any) -> None:
 def _on_host(tensor: Tensor) -> Any:
     """The numbers in a tensor or variable; PyTorch gives them faster than Keras does."""
     if keras.backend.backend() == "torch":
-        value: Tensor = getattr(tensor, "value", tensor)
-        return value.tolist()
+        return (tensor.value if isinstance(tensor, keras.Variable) else tensor).tolist()
     return ops.convert_to_numpy(tensor)
-
-
-def _number(tensor: Tensor) -> float:
-    return float(ops.convert_to_numpy(tensor))
