@@ -430,8 +430,8 @@ JAX_MUTANTS = [
     Mutant(
         "bath: the amplitude of the step before",
         "jax._thermal:add_thermal_noise",
-        "common.rho_at(rho, state.count, dtype)",
-        "common.rho_at(rho, state.count - 1, dtype)",
+        "common.rho_at(rho, n, dtype)",
+        "common.rho_at(rho, n - 1, dtype)",
         bath("test_it_is_the_reference", "jax and cooling"),
     ),
     Mutant(

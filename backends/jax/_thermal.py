@@ -94,27 +94,14 @@ def add_thermal_noise(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ThermalNoiseState]:
         del params, extra_args
-        dtype = state.learning_rate.dtype
+        n, dtype = state.count, state.learning_rate.dtype
         with common.promoting():
-            rate = common.value_at(learning_rate, state.count, dtype)
-            scale = random_force_scale(
-                common.value_at(temperature, state.count, dtype),
-                rate,
-                common.rho_at(rho, state.count, dtype),
-                jnp.where(state.count == 0, rate, state.learning_rate),
-                xp=jnp,
-            )
-            gradients, tree = jax.tree.flatten(updates, is_leaf=_is_none)
-            white = noise == "white"
-            old = gradients if white else jax.tree.leaves(state.normals, is_leaf=_is_none)
-            keys = jax.random.split(jax.random.fold_in(state.key, state.count), len(old))
-            new = [_drawn(*pair) for pair in zip(keys, old, strict=True)]
-            forced = [
-                _forced(*triple, scale, noise) for triple in zip(gradients, old, new, strict=True)
-            ]
-        normals = () if white else jax.tree.unflatten(tree, new)
-        state = ThermalNoiseState(optax.safe_increment(state.count), state.key, rate, normals)
-        return jax.tree.unflatten(tree, forced), state
+            rate = common.value_at(learning_rate, n, dtype)
+            bath, now = common.value_at(temperature, n, dtype), common.rho_at(rho, n, dtype)
+            last = jnp.where(n == 0, rate, state.learning_rate)
+            scale = random_force_scale(bath, rate, now, last, xp=jnp)
+            forced, normals = _draw(updates, state, scale, noise)
+        return forced, ThermalNoiseState(optax.safe_increment(n), state.key, rate, normals)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -171,6 +158,19 @@ def _start(params: optax.Params, key: jax.Array | int, noise: Noise) -> ThermalN
     normals = () if noise == "white" else jax.tree.map(_zeros, params)
     typed: Any = key if common.is_key(key) else jax.random.key(key)
     return ThermalNoiseState(jnp.zeros([], jnp.int32), typed, rate, normals)
+
+
+def _draw(
+    updates: optax.Updates, state: ThermalNoiseState, scale: jax.Array, noise: Noise
+) -> tuple[optax.Updates, optax.Params]:
+    """The gradients less their random force, and the normal numbers that the next step needs."""
+    gradients, tree = jax.tree.flatten(updates, is_leaf=_is_none)
+    white = noise == "white"
+    old = gradients if white else jax.tree.leaves(state.normals, is_leaf=_is_none)
+    keys = jax.random.split(jax.random.fold_in(state.key, state.count), len(old))
+    new = [_drawn(*pair) for pair in zip(keys, old, strict=True)]
+    forced = [_forced(*triple, scale, noise) for triple in zip(gradients, old, new, strict=True)]
+    return jax.tree.unflatten(tree, forced), () if white else jax.tree.unflatten(tree, new)
 
 
 def _is_none(x: Any) -> bool:

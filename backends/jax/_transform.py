@@ -194,17 +194,14 @@ def _step(
     return updates, CoolMomentumState(optax.safe_increment(state.count), displacement)
 
 
-def _cooling(schedule: Any, **settings: Any) -> RhoSchedule:
+def _cooling(schedule: Any, **settings: Any) -> Schedule:
     settings = {name: unboxed(value) for name, value in settings.items()}
     schedule, rho0 = unboxed(schedule), settings["rho0"]
     if common.is_array(rho0):  # inject_hyperparams may have made it bfloat16, or complex
         settings["rho0"] = jnp.real(rho0).astype(common.precision(rho0))
     given = (lambda step: schedule) if common.is_array(schedule) else schedule
     resolved = resolve_schedule(given, **settings)
-    if common.is_array(schedule):
-        cooling: RhoSchedule = schedule
-        return cooling
-    if isinstance(resolved, CoolingSchedule):
+    if common.is_array(schedule) or isinstance(resolved, CoolingSchedule):
         return resolved
     return _probed(resolved, settings["total_steps"])
 
