@@ -14,7 +14,9 @@ import pytest
 # Files and folders of tests, and what they cannot be collected without.
 NEEDS = {
     "contract/test_state_transfer.py": ("safetensors",),
-    "contract/keras_drivers.py": ("keras",),
+    "contract/adapters/jax.py": ("jax", "optax"),
+    "contract/adapters/keras.py": ("keras",),
+    "contract/adapters/torch.py": ("torch",),
     "mutants.py": ("rich",),
     "test_portable.py": ("safetensors",),
     "test_docstrings.py": ("numpydoc", "matplotlib", "safetensors"),
