@@ -45,6 +45,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/pre-commit validate-config
 	$(BIN)/check-symlinks coolmomentum/*
 

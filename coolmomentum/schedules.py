@@ -10,7 +10,7 @@ less than 1e-6 at any length, and exactly 0 at the last step.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 from array_api_compat import is_array_api_obj
 
@@ -132,6 +132,10 @@ class CoolingSchedule:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # it is frozen
 
+    @overload
+    def __call__(self, step: float) -> float: ...
+    @overload
+    def __call__(self, step: Scalar, *, dtype: DType = None, xp: Any = None) -> Scalar: ...
     def __call__(self, step: Scalar, *, dtype: DType = None, xp: Any = None) -> Scalar:
         """Rho for the next step when ``step`` steps have been taken; see :func:`cooled_rho`."""
         return cooled_rho(
@@ -359,9 +363,9 @@ def _signed(step: Scalar) -> Scalar:
     """Short and unsigned integers as ones that a curve can subtract and multiply."""
     if is_number(step) or not is_array_api_obj(step) or not is_kind(step, "integral"):
         return step
-    xp, size = namespace(step), bits(step.dtype)
-    unsigned = "uint" in str(step.dtype)
-    if size < 32:
+    xp, dtype = namespace(step), getattr(step, "dtype", None)
+    unsigned = "uint" in str(dtype)
+    if bits(dtype) < 32:
         return astype(step, xp.int32, xp)
     return astype(step, as_array(2**31 - 1, xp).dtype, xp) if unsigned else step
 
@@ -461,7 +465,7 @@ def resolve_schedule(
         ...
     ValueError: rho0 must not be given beside a schedule: 0.5
     """
-    settings: dict[str, Any] = {
+    settings = {
         "total_steps": total_steps,
         "rho0": rho0,
         "law": law,
@@ -469,9 +473,9 @@ def resolve_schedule(
         "warmup_clock": warmup_clock,
         "hold_steps": hold_steps,
     }
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {x: value for x, value in settings.items() if value is not None}
     if schedule is None:
-        return CoolingSchedule(**{"total_steps": None, **given})
+        return CoolingSchedule(given.pop("total_steps", None), **given)
     if not callable(schedule):
         raise TypeError(
             "schedule must be a CoolingSchedule or a function of the step "

@@ -74,7 +74,5 @@ def test_a_wrong_path_is_told_where():
     both = Comparison(Wrong(Numpy("float64")), CoolingSchedule(9, 0.5), shapes=((3, 43), (2,)))
     assert isinstance(both.run, Oracle)
     both.step(1)
-    with pytest.raises(
-        AssertionError, match=r"displacement 0\[1, 5\] after step 1: .* deviation"
-    ):
+    with pytest.raises(AssertionError, match=r"displacement 0\[1, 5\] after step 1: .* deviation"):
         both.check()
