@@ -30,7 +30,7 @@ Reading = Callable[[CoolMomentumState], jax.Array]
 def rho(opt_state: optax.OptState, schedule: RhoSchedule) -> jax.Array:
     """Momentum coefficient that the next step will use.
 
-    It reads the clock alone: of several processes one may call it.
+    It reads only the step count, so one of several processes may call it alone.
 
     Parameters
     ----------
@@ -191,8 +191,8 @@ def per_leaf(
 
     Returns
     -------
-    a pytree like the parameters, as is JAX's way, with the reading of each; its paths are the names
-    of :func:`export_state`. :class:`optax.MaskedNode`, which is no leaf, stands where CoolMomentum
+    a pytree like the parameters with the reading of each; its paths are the names in
+    :func:`export_state`. :class:`optax.MaskedNode`, which is no leaf, stands where CoolMomentum
     moves nothing: masked and integer parameters, PRNG keys
 
     Raises
@@ -281,7 +281,7 @@ def _rho(schedule: RhoSchedule, state: CoolMomentumState) -> jax.Array:
 
 
 def _overlaid(a: Any, b: Any) -> Any:
-    """Two trees as one; where one of them is masked, and perhaps a whole branch, the other."""
+    """Two trees merged: where one is masked, a leaf or a whole branch, the other is taken."""
     if isinstance(a, optax.MaskedNode):
         return b
     if isinstance(b, optax.MaskedNode):

@@ -18,7 +18,7 @@ from coolmomentum.thermal import Noise, random_force, random_force_scale
 class ThermalNoiseState(NamedTuple):
     """What the next step needs."""
 
-    # tuple.count is hidden on purpose: optax calls every clock so
+    # tuple.count is hidden on purpose: optax calls every step count so
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
     key: jax.Array  # typed PRNG key; no step changes it
     learning_rate: jax.Array  # shape (), of the last step
@@ -179,7 +179,7 @@ def _is_none(x: Any) -> bool:
 
 
 def _zeros(x: Leaf) -> jax.Array:
-    """No number yet: xi_0 of a parameter, and of what does not move for good."""
+    """xi_0 of a parameter; a placeholder for a leaf that does not move."""
     if not common.is_trainable(x):
         return jnp.zeros([], bool)
     return jnp.zeros_like(upcast(jnp.asarray(x), jnp))

@@ -44,10 +44,10 @@ class Langevin(CoolMomentum):
     With it the walk samples ``exp(-loss / temperature)``, whatever rho is and however it cools. The
     force is added after clipping and accumulation.
 
-    The normal numbers of a step depend on the seed, the place of the variable among those of the
-    optimizer, and ``iterations``; all replicas of a strategy draw the same. What is saved goes on
-    with the same numbers. On PyTorch's backend with a GPU each draw waits for the device, as those
-    of Keras' own layers do.
+    The normal numbers of a step depend on the seed, the index of the variable in the optimizer and
+    ``iterations``; all replicas of a strategy draw the same. A loaded run draws the numbers of one
+    that never stopped. On PyTorch's backend with a GPU each draw waits for the device, as in Keras'
+    own layers.
 
     Parameters
     ----------
