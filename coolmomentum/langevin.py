@@ -10,6 +10,8 @@ and rounded once, integers give the namespace's default float. Numbers, NumPy's 
 checked (``ValueError``, ``TypeError``); arrays, which may be traced, are not.
 """
 
+from typing import overload
+
 from coolmomentum import _check
 from coolmomentum._arrays import Scalar, computable, is_checkable
 
@@ -32,6 +34,10 @@ __all__ = [
 ]
 
 
+@overload
+def rho_from_friction(friction: float, dt: float) -> float: ...
+@overload
+def rho_from_friction(friction: Scalar, dt: Scalar) -> Scalar: ...
 def rho_from_friction(friction: Scalar, dt: Scalar) -> Scalar:
     """Momentum coefficient of a friction, Eq. 15.
 
@@ -63,6 +69,10 @@ def rho_from_friction(friction: Scalar, dt: Scalar) -> Scalar:
     return rounded((1 - half) / (1 + half))
 
 
+@overload
+def friction_from_rho(rho: float, dt: float) -> float: ...
+@overload
+def friction_from_rho(rho: Scalar, dt: Scalar) -> Scalar: ...
 def friction_from_rho(rho: Scalar, dt: Scalar) -> Scalar:
     """Friction of a momentum coefficient, Eq. 18, the inverse of Eq. 15.
 
@@ -94,6 +104,10 @@ def friction_from_rho(rho: Scalar, dt: Scalar) -> Scalar:
     return rounded(2 / dt * (1 - rho) / (1 + rho))
 
 
+@overload
+def step_size(learning_rate: float, rho: float) -> float: ...
+@overload
+def step_size(learning_rate: Scalar, rho: Scalar) -> Scalar: ...
 def step_size(learning_rate: Scalar, rho: Scalar) -> Scalar:
     """What multiplies the gradient in Eq. 14: Eq. 16.
 
@@ -117,6 +131,10 @@ def step_size(learning_rate: Scalar, rho: Scalar) -> Scalar:
     return learning_rate * ((1 + rho) / 2)
 
 
+@overload
+def noise_variance(temperature: float, friction: float, dt: float) -> float: ...
+@overload
+def noise_variance(temperature: Scalar, friction: Scalar, dt: Scalar) -> Scalar: ...
 def noise_variance(temperature: Scalar, friction: Scalar, dt: Scalar) -> Scalar:
     """Variance of the random force that keeps a temperature, Eq. 17.
 
@@ -149,6 +167,10 @@ def noise_variance(temperature: Scalar, friction: Scalar, dt: Scalar) -> Scalar:
     return rounded(2 * temperature * friction / dt)
 
 
+@overload
+def temperature_from_noise(variance: float, friction: float, dt: float) -> float: ...
+@overload
+def temperature_from_noise(variance: Scalar, friction: Scalar, dt: Scalar) -> Scalar: ...
 def temperature_from_noise(variance: Scalar, friction: Scalar, dt: Scalar) -> Scalar:
     """Temperature that a random force keeps, Eq. 17 solved for the temperature.
 
@@ -181,6 +203,10 @@ def temperature_from_noise(variance: Scalar, friction: Scalar, dt: Scalar) -> Sc
     return rounded(variance * dt / (2 * friction))
 
 
+@overload
+def noise_temperature(variance: float, learning_rate: float, rho: float) -> float: ...
+@overload
+def noise_temperature(variance: Scalar, learning_rate: Scalar, rho: Scalar) -> Scalar: ...
 def noise_temperature(variance: Scalar, learning_rate: Scalar, rho: Scalar) -> Scalar:
     """Temperature at which gradient noise and friction balance, Eq. 19.
 
@@ -213,6 +239,10 @@ def noise_temperature(variance: Scalar, learning_rate: Scalar, rho: Scalar) -> S
     return rounded(variance * learning_rate / 4 * reduced_temperature(rho))
 
 
+@overload
+def noise_variance_at(temperature: float, learning_rate: float, rho: float) -> float: ...
+@overload
+def noise_variance_at(temperature: Scalar, learning_rate: Scalar, rho: Scalar) -> Scalar: ...
 def noise_variance_at(temperature: Scalar, learning_rate: Scalar, rho: Scalar) -> Scalar:
     """Gradient noise that balances friction at a temperature, Eq. 19 solved for the noise.
 
@@ -245,6 +275,10 @@ def noise_variance_at(temperature: Scalar, learning_rate: Scalar, rho: Scalar) -
     return rounded(4 * temperature / learning_rate * (1 - rho) / (1 + rho))
 
 
+@overload
+def reduced_temperature(rho: float) -> float: ...
+@overload
+def reduced_temperature(rho: Scalar) -> Scalar: ...
 def reduced_temperature(rho: Scalar) -> Scalar:
     """Temperature over that of rho = 0 under the same noise, from Eq. 19.
 
@@ -273,6 +307,10 @@ def reduced_temperature(rho: Scalar) -> Scalar:
     return rounded((1 + rho) / (1 - rho))
 
 
+@overload
+def rho_from_reduced_temperature(tau: float) -> float: ...
+@overload
+def rho_from_reduced_temperature(tau: Scalar) -> Scalar: ...
 def rho_from_reduced_temperature(tau: Scalar) -> Scalar:
     """Momentum coefficient of a reduced temperature, from Eq. 19.
 
@@ -301,6 +339,10 @@ def rho_from_reduced_temperature(tau: Scalar) -> Scalar:
     return rounded((tau - 1) / (tau + 1))
 
 
+@overload
+def effective_learning_rate(learning_rate: float, rho: float) -> float: ...
+@overload
+def effective_learning_rate(learning_rate: Scalar, rho: Scalar) -> Scalar: ...
 def effective_learning_rate(learning_rate: Scalar, rho: Scalar) -> Scalar:
     """Distance travelled per unit of a constant gradient and step, once the momentum has built up.
 
@@ -330,6 +372,10 @@ def effective_learning_rate(learning_rate: Scalar, rho: Scalar) -> Scalar:
     return rounded(learning_rate / 2 * reduced_temperature(rho))
 
 
+@overload
+def learning_rate_from_sgd(learning_rate: float, momentum: float) -> float: ...
+@overload
+def learning_rate_from_sgd(learning_rate: Scalar, momentum: Scalar) -> Scalar: ...
 def learning_rate_from_sgd(learning_rate: Scalar, momentum: Scalar) -> Scalar:
     """For the constant law only: the base learning rate with which it is a given momentum SGD.
 
@@ -361,6 +407,10 @@ def learning_rate_from_sgd(learning_rate: Scalar, momentum: Scalar) -> Scalar:
     return rounded(2 * learning_rate / (1 + momentum))
 
 
+@overload
+def learning_rate_from_adam(learning_rate: float, beta1: float) -> float: ...
+@overload
+def learning_rate_from_adam(learning_rate: Scalar, beta1: Scalar) -> Scalar: ...
 def learning_rate_from_adam(learning_rate: Scalar, beta1: Scalar) -> Scalar:
     """Squared time step of Adam, whose coordinates have the masses of :func:`adam_mass`.
 
@@ -392,6 +442,10 @@ def learning_rate_from_adam(learning_rate: Scalar, beta1: Scalar) -> Scalar:
     return rounded(learning_rate_from_sgd(learning_rate * (1 - beta1), beta1))
 
 
+@overload
+def adam_mass(second_moment: float, beta2: float, steps: float, epsilon: float) -> float: ...
+@overload
+def adam_mass(second_moment: Scalar, beta2: Scalar, steps: Scalar, epsilon: Scalar) -> Scalar: ...
 def adam_mass(second_moment: Scalar, beta2: Scalar, steps: Scalar, epsilon: Scalar) -> Scalar:
     """Mass of a coordinate in Adam: what its update divides the first moment by.
 
@@ -431,6 +485,12 @@ def adam_mass(second_moment: Scalar, beta2: Scalar, steps: Scalar, epsilon: Scal
     return rounded(unbiased**0.5 + epsilon)
 
 
+@overload
+def matched_sgd_learning_rate(learning_rate: float, rho: float, momentum: float = ...) -> float: ...
+@overload
+def matched_sgd_learning_rate(
+    learning_rate: Scalar, rho: Scalar, momentum: Scalar = 0.0
+) -> Scalar: ...
 def matched_sgd_learning_rate(learning_rate: Scalar, rho: Scalar, momentum: Scalar = 0.0) -> Scalar:
     """Learning rate with which SGD has the effective learning rate of CoolMomentum at this rho.
 
@@ -462,6 +522,10 @@ def matched_sgd_learning_rate(learning_rate: Scalar, rho: Scalar, momentum: Scal
     return rounded((1 - momentum) * effective_learning_rate(learning_rate, rho))
 
 
+@overload
+def adiabaticity(cooling_speed: float, rho: float) -> float: ...
+@overload
+def adiabaticity(cooling_speed: Scalar, rho: Scalar) -> Scalar: ...
 def adiabaticity(cooling_speed: Scalar, rho: Scalar) -> Scalar:
     """Fraction by which the temperature falls while the displacements relax once.
 

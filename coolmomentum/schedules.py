@@ -10,7 +10,7 @@ less than 1e-6 at any length, and exactly 0 at the last step.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 from array_api_compat import is_array_api_obj
 
@@ -134,6 +134,10 @@ class CoolingSchedule:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # it is frozen
 
+    @overload
+    def __call__(self, step: float) -> float: ...
+    @overload
+    def __call__(self, step: Scalar, *, dtype: DType = None, xp: Any = None) -> Scalar: ...
     def __call__(self, step: Scalar, *, dtype: DType = None, xp: Any = None) -> Scalar:
         """Rho for the next step when ``step`` steps have been taken; see :func:`cooled_rho`."""
         return cooled_rho(
@@ -207,16 +211,17 @@ def cooled_rho(
     if law == "constant":  # it has neither a beginning nor an end
         hold_steps, total_steps = 0, 1 if total_steps is None else total_steps
     xp = xp or namespace(step, total_steps, rho0, warmup_steps, hold_steps)
-    step = as_array(step, xp) if is_number(step) and xp is not math else step
-    dtype = None if xp is math else real_dtype(step, dtype, xp)
+    if xp is math:
+        dtype = None
+    else:
+        step = as_array(step, xp) if is_number(step) else step
+        dtype = real_dtype(step, dtype, xp)
     work = wide_dtype(dtype, xp)
     step, total_steps, warmup_steps, hold_steps = _counts(
         [step, total_steps, warmup_steps, hold_steps], work, xp
     )
-    if not isinstance(rho0, LawNumbers):
-        rho0 = LawNumbers.of(rho0 if is_number(rho0) else astype(rho0, work, xp), xp)
-    numbers = LawNumbers(*(x if is_number(x) else astype(x, work, xp) for x in rho0))
-    holds = not (is_number(hold_steps) and hold_steps == 0)
+    numbers = _law_numbers(rho0, work, xp)
+    holds, warms = not _is_zero(hold_steps), not _is_zero(warmup_steps)
     start = warmup_steps if warmup_clock == "hold" else 0
     start = _later(start, hold_steps, xp) if holds else start
     span = total_steps - start
@@ -225,9 +230,21 @@ def cooled_rho(
     rho = _LAWS[law](remaining, n, span, numbers, xp)
     if holds:  # a law at n = 0 may differ from rho0 in the last digit
         rho = _where(step < start, numbers.rho0, rho, xp)
-    if not (is_number(warmup_steps) and warmup_steps == 0):
+    if warms:
         rho = _where(step < warmup_steps, 0.0, rho, xp)
     return rho if dtype == work else astype(rho, dtype, xp)
+
+
+def _is_zero(count: Scalar) -> bool:
+    """Whether it is known to be 0, which an array, perhaps traced, is not."""
+    return is_number(count) and count == 0
+
+
+def _law_numbers(rho0: "Scalar | LawNumbers", work: DType, xp: Any) -> LawNumbers:
+    """The numbers of the laws in the dtype to compute in."""
+    if not isinstance(rho0, LawNumbers):
+        rho0 = LawNumbers.of(rho0 if is_number(rho0) else astype(rho0, work, xp), xp)
+    return LawNumbers(*(x if is_number(x) else astype(x, work, xp) for x in rho0))
 
 
 def _counts(counts: list[Scalar], work: DType, xp: Any) -> list[Scalar]:
@@ -349,9 +366,9 @@ def _signed(step: Scalar) -> Scalar:
     """Short and unsigned integers as ones that a curve can subtract and multiply."""
     if is_number(step) or not is_array_api_obj(step) or not is_kind(step, "integral"):
         return step
-    xp, size = namespace(step), bits(step.dtype)
-    unsigned = "uint" in str(step.dtype)
-    if size < 32:
+    xp, dtype = namespace(step), getattr(step, "dtype", None)
+    unsigned = "uint" in str(dtype)
+    if bits(dtype) < 32:
         return astype(step, xp.int32, xp)
     return astype(step, as_array(2**31 - 1, xp).dtype, xp) if unsigned else step
 
@@ -451,7 +468,7 @@ def resolve_schedule(
         ...
     ValueError: rho0 must not be given beside a schedule: 0.5
     """
-    settings: dict[str, Any] = {
+    settings = {
         "total_steps": total_steps,
         "rho0": rho0,
         "law": law,
@@ -459,9 +476,9 @@ def resolve_schedule(
         "warmup_clock": warmup_clock,
         "hold_steps": hold_steps,
     }
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {x: value for x, value in settings.items() if value is not None}
     if schedule is None:
-        return CoolingSchedule(**{"total_steps": None, **given})
+        return CoolingSchedule(given.pop("total_steps", None), **given)
     if not callable(schedule):
         raise TypeError(
             "schedule must be a CoolingSchedule or a function of the step "

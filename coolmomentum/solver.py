@@ -4,7 +4,7 @@ Equation numbers are those of Borysenko and Byshkin, Scientific Reports 11, 1070
 """
 
 import math
-from typing import Any
+from typing import Any, overload
 
 from coolmomentum import _check, _defaults
 from coolmomentum._arrays import Scalar, computable, is_checkable, namespace
@@ -26,6 +26,10 @@ __all__ = [
 # --- the alpha solver ---------------------------------------------------------------------------
 
 
+@overload
+def rho_at(step: float, rho0: float, alpha: float) -> float: ...
+@overload
+def rho_at(step: Scalar, rho0: Scalar, alpha: Scalar) -> Scalar: ...
 def rho_at(step: Scalar, rho0: Scalar, alpha: Scalar) -> Scalar:
     """Momentum coefficient, Eq. 20 as printed: ``1 - (1 - rho0) / alpha**step``.
 
@@ -51,6 +55,10 @@ def rho_at(step: Scalar, rho0: Scalar, alpha: Scalar) -> Scalar:
     return rounded(1 - (1 - rho0) / alpha**step)
 
 
+@overload
+def cooling_rate(rho0: float, total_steps: float, final_rho: float = 0.0) -> float: ...
+@overload
+def cooling_rate(rho0: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> Scalar: ...
 def cooling_rate(rho0: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> Scalar:
     """Cooling rate alpha that takes rho from rho0 to final_rho in total_steps, Eq. 21.
 
@@ -81,6 +89,10 @@ def cooling_rate(rho0: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> 
     return rounded(((1 - rho0) / (1 - final_rho)) ** (1 / total_steps))
 
 
+@overload
+def steps_for_cooling_rate(alpha: float, rho0: float, final_rho: float = 0.0) -> float: ...
+@overload
+def steps_for_cooling_rate(alpha: Scalar, rho0: Scalar, final_rho: Scalar = 0.0) -> Scalar: ...
 def steps_for_cooling_rate(alpha: Scalar, rho0: Scalar, final_rho: Scalar = 0.0) -> Scalar:
     """Steps after which a cooling rate has taken rho from rho0 to final_rho: Eq. 21 solved for S.
 
@@ -109,6 +121,12 @@ def steps_for_cooling_rate(alpha: Scalar, rho0: Scalar, final_rho: Scalar = 0.0)
     return rounded((_log1p(-rho0) - _log1p(-final_rho)) / _log(alpha))
 
 
+@overload
+def rho0_for_cooling_rate(alpha: float, total_steps: float, final_rho: float = ...) -> float: ...
+@overload
+def rho0_for_cooling_rate(
+    alpha: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0
+) -> Scalar: ...
 def rho0_for_cooling_rate(alpha: Scalar, total_steps: Scalar, final_rho: Scalar = 0.0) -> Scalar:
     """Initial rho that a cooling rate takes to final_rho in total_steps: Eq. 21 solved for rho0.
 

@@ -11,6 +11,7 @@ exactly for every stable step (Gronbech-Jensen and Farago, Mol. Phys. 111, 983 (
 ``temperature / (1 - k dt**2 / 4)``.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from coolmomentum import _check
@@ -133,6 +134,33 @@ def random_force(
     return (
         scale / 2 * (upcast(normals, xp) + xi)
     )  # two passes; the number is halved, which is exact
+
+
+def bath_temperature(temperature: float | Callable[[int], float], step: int) -> float:
+    """Temperature of a bath in a step, which a function of the step may give.
+
+    Parameters
+    ----------
+    temperature : a number, which was checked, or a function of the step.
+    step : the steps already taken.
+
+    Returns
+    -------
+    the temperature
+
+    Raises
+    ------
+    ValueError
+        If the function gives one that is negative or not finite.
+
+    Examples
+    --------
+    >>> bath_temperature(lambda step: 1 / (1 + step), 3)
+    0.25
+    """
+    if not callable(temperature):
+        return temperature
+    return _check.non_negative(f"temperature({step})", temperature(step))
 
 
 def draw_key(seed: int, parameter: int, step: int) -> int:

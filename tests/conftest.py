@@ -9,7 +9,7 @@ from frameworks import framework, left_out
 from libraries import LIBRARIES, Library
 
 # They need eight devices, which test_jax_sharding.py gives them in a process of their own.
-collect_ignore_glob = ["*_on_eight_devices.py", "jax_in_two_processes.py", *left_out()]
+collect_ignore_glob = ["*_on_eight_devices.py", "*_in_two_processes.py", *left_out()]
 
 # Chosen by HYPOTHESIS_PROFILE or by pytest's --hypothesis-profile; see CONTRIBUTING.md.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

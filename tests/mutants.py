@@ -88,7 +88,7 @@ EXACT, LAWS, ANY_ORDER, RELOADED, END = (
 TORCH, JAX, KERAS = "torch default float64", "jax jitted float64", "keras eager float64"
 OPTIONS = Selection("test_update.py", "test_options")
 READ_TORCH = "torch_adapter/test_torch_thermometer.py"
-READ_JAX = Selection("test_jax_thermometer.py", "test_it_reads_what and 5")
+READ_JAX = Selection("jax_adapter/test_jax_thermometer.py", "test_it_reads_what and 5")
 LIST = Selection("test_thermometer.py", "test_the_list and numpy and float64")
 
 CORE = [
@@ -430,8 +430,8 @@ JAX_MUTANTS = [
     Mutant(
         "bath: the amplitude of the step before",
         "jax._thermal:add_thermal_noise",
-        "common.rho_at(rho, state.count, dtype)",
-        "common.rho_at(rho, state.count - 1, dtype)",
+        "common.rho_at(rho, n, dtype)",
+        "common.rho_at(rho, n - 1, dtype)",
         bath("test_it_is_the_reference", "jax and cooling"),
     ),
     Mutant(
@@ -460,14 +460,14 @@ JAX_MUTANTS = [
         "jax._thermometer:_adam_masses",
         "jnp.asarray(adam_mass(x, decay, n, epsilon))",
         "jnp.asarray(adam_mass(x, decay, n, epsilon)) ** 2",
-        Selection("test_jax_thermometer.py", "test_the_masses_of_the_first_steps"),
+        Selection("jax_adapter/test_jax_thermometer.py", "test_the_masses_of_the_first_steps"),
     ),
     Mutant(
         "thermometer: a reset does not close the window",
         "jax._thermometer:reset.begun",
         "Window(*map(jnp.asarray, arrays)).next(xp=jnp)",
         "Window(*map(jnp.asarray, arrays))",
-        Selection("test_jax_thermometer.py", "test_it_reads_the_same and inject"),
+        Selection("jax_adapter/test_jax_thermometer.py", "test_it_reads_the_same and inject"),
     ),
     Mutant(
         "clock off by one",
@@ -502,7 +502,7 @@ JAX_MUTANTS = [
         "jax._readings:temperature.read",
         "jnp.maximum(state.count - 1, 0)",
         "state.count",
-        Selection("test_jax_readings.py", "test_a_learning_rate_schedule_is_read"),
+        Selection("jax_adapter/test_jax_readings.py", "test_a_learning_rate_schedule_is_read"),
     ),
 ]
 KERAS_MUTANTS = [

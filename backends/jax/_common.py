@@ -1,4 +1,4 @@
-"""What the optimizer, its readings and the thermometer share: dtypes, settings, sums of shards."""
+"""Shared by the optimizer, its readings and the thermometer: dtypes, settings, sums over shards."""
 
 import contextlib
 from collections.abc import Callable, Hashable, Sequence
@@ -39,7 +39,7 @@ def map_states(f: Callable[[State], Any], tree: Any, kind: type[State]) -> Any:
 
 
 def promoting() -> contextlib.AbstractContextManager[Any]:
-    """JAX's own dtype promotion: under the strict one float32 times complex64 is an error."""
+    """JAX's standard dtype promotion: under the strict one float32 times complex64 is an error."""
     standard: contextlib.AbstractContextManager[Any] = jax.numpy_dtype_promotion("standard")
     return standard
 
@@ -50,7 +50,7 @@ def is_key(x: Leaf) -> bool:
 
 
 def is_trainable(x: Leaf) -> bool:
-    """Whether a parameter moves: integers, booleans and PRNG keys do not."""
+    """Whether steps move a leaf: not integers, booleans and PRNG keys."""
     return not is_key(x) and bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 
 
@@ -64,31 +64,31 @@ def precision(*arrays: jax.Array) -> DType:
 
 
 def is_array(value: object) -> bool:
-    """Whether it may be traced, so that its value cannot be asked for."""
+    """Whether it may be traced, so that Python cannot read its value."""
     return isinstance(value, jax.Array | np.ndarray)
 
 
 def check_setting(name: str, value: Any, check: Callable[[str, Any], object]) -> None:
-    """Check a number; schedules, arrays and Variables of nnx may have any value."""
+    """Check a number; the values of schedules and arrays are not known yet."""
     value = unboxed(value)
     if not (callable(value) or is_array(value)):
         check(name, value)
 
 
 def rho_at(schedule: RhoSchedule | float, count: jax.Array, dtype: DType) -> jax.Array:
-    """Momentum coefficient of the step that the clock is at."""
+    """Momentum coefficient of the step after ``count`` steps."""
     if isinstance(schedule, CoolingSchedule):
         return jnp.asarray(schedule(count, dtype=dtype, xp=jnp), dtype)
     return value_at(schedule, count, dtype)
 
 
 def value_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: DType) -> jax.Array:
-    """A hyperparameter at the clock, in the precision of the leaves that it acts on."""
+    """A hyperparameter after ``count`` steps, in the precision of the leaves that it acts on."""
     value = unboxed(value)  # a Variable of nnx is callable, too
     if callable(value):
         # int32 / int is float32 in JAX even with x64; int64 / int is float64.
         value = value(count.astype(jnp.int64) if dtype == jnp.float64 else count)
-    # Of complex parameters inject_hyperparams makes complex numbers.
+    # inject_hyperparams makes complex numbers if the parameters are complex.
     return jnp.asarray(jnp.real(value), dtype)
 
 
@@ -104,13 +104,13 @@ def global_product(x: jax.Array, y: jax.Array, axis_name: AxisName | None) -> ja
 
 
 def global_coordinates(x: jax.Array, axis_name: AxisName | None) -> int:
-    """Coordinates of all shards, known from shapes alone."""
+    """Number of coordinates in all shards; shapes alone tell it."""
     parts: int = lax.psum(1, _axes_of(x, axis_name))  # type: ignore[no-untyped-call]  # JAX does not type it; an int
     return coordinates(x, xp=jnp) * parts
 
 
 def _axes_of(x: jax.Array, axis_name: AxisName | None) -> Any:
-    """Mapped axes along which it is split: those of shard_map along which it may vary."""
+    """Mapped axes that split an array; under shard_map the axes along which it may vary."""
     if axis_name is not None:
         return axis_name
     kind = jax.typeof(x)

@@ -21,7 +21,7 @@ from coolmomentum.schedules import COOLING_LAWS, Law, cooled_rho
 class CooldownState(NamedTuple):
     """What :func:`cooldown` needs; :func:`start_cooldown` changes the last three."""
 
-    # tuple.count is hidden on purpose: optax calls every clock so
+    # tuple.count is hidden on purpose: optax calls every step count so
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
     share: jax.Array  # shape (), floating: of the held learning rate, in the next step
     held: jax.Array  # shape (), floating: the share until hold_steps
@@ -45,7 +45,7 @@ def cooldown(law: Law = "linear") -> optax.GradientTransformation:
     that was planned. It is for runs whose end is not known: a held state can be cooled as often as
     you like, and trained on.
 
-    CoolMomentum needs it not: see :func:`start_cooldown`.
+    CoolMomentum does not need it: see :func:`start_cooldown`.
 
     Parameters
     ----------
@@ -239,16 +239,16 @@ _INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
 
 
 def _one(x: Any) -> Any:
-    """The number that an array holds, all replicas the same; of a box what is in it."""
+    """The number in an array, the same in all replicas; a box is opened."""
     (leaf,) = jax.tree.leaves(x)
     return jax.device_get(leaf).reshape(-1)[0].item()
 
 
 def _written(old: Any, value: float) -> Any:
-    """An array as the old one, of its dtype, weak type, shape, sharding and box, of a value."""
+    """An array of a value with the old one's dtype, weak type, shape, sharding and box."""
     return jax.tree.map(lambda x: x * 0 + value, old)
 
 
 def _copy(x: Any) -> Any:
-    """An array of its own, so that both may be donated."""
+    """A copy, so that both may be donated."""
     return jax.tree.map(lambda y: y + 0, x)

@@ -1,4 +1,4 @@
-"""The state of the transformation in no framework's terms."""
+"""Export and import of the transformation's state, independent of the framework."""
 
 from typing import Any
 
@@ -20,10 +20,10 @@ def export_state(
 ) -> PortableState:
     """The state in a form that every adapter reads.
 
-    A parameter is named by its path in the tree: ``{"dense": {"kernel": ...}}`` has a
+    Its path in the tree names a parameter: ``{"dense": {"kernel": ...}}`` has a
     ``"dense.kernel"``, also where a Variable of ``flax.nnx`` or a Partitioned of ``flax.linen``
-    holds it. Integer leaves, PRNG keys, and what is masked are left out; so is the state of every
-    other transformation around this one. It reads values, so it does not work under ``jit``.
+    holds it. Integer leaves, PRNG keys and masked leaves are left out, and so is the state of other
+    transformations. It reads values, so it does not work under ``jit``.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def export_state(
     TypeError
         If the schedule is a function of the step.
     ValueError
-        If there is no CoolMomentum state in ``opt_state``, or there are two with different clocks
-        or with the same parameter, or two paths give one name, or a displacement is complex, or
-        other processes have a part of it: then gather the state first, on every process, by
+        If there is no CoolMomentum state in ``opt_state``, two of them have different step counts
+        or the same parameter, two paths give one name, a displacement is complex, or other
+        processes hold a part of it: then gather the state first, on every process, by
         ``jax.experimental.multihost_utils.process_allgather(opt_state, tiled=True)``.
 
     Examples
@@ -73,7 +73,7 @@ def export_state(
 
 
 def import_state(opt_state: optax.OptState, saved: PortableState) -> optax.OptState:
-    """A state that goes on where another run stood, of whatever adapter.
+    """A state that continues another run, from any adapter.
 
     Clock and displacements of every CoolMomentum state in it are replaced. The state of other
     transformations stays, also the count that some have, as ``inject_hyperparams`` and
@@ -151,12 +151,12 @@ def _on_host(name: str, displacement: Leaf) -> np.ndarray:
 
 
 def _at_rest(leaf: Leaf) -> Leaf:
-    """What does not move, as it is; zeros where there is only a shape."""
+    """A leaf that does not move, unchanged; zeros if it is only a shape."""
     return jnp.zeros_like(leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
 
 def _like(leaf: Leaf, value: Any) -> Leaf:
-    """``value`` where and as ``leaf`` is, so that the next step is not compiled anew."""
+    """``value`` with the dtype and sharding of ``leaf``, so that no step is compiled again."""
     new = np.asarray(value, leaf.dtype)
     if isinstance(leaf, np.ndarray | np.generic):
         return new

@@ -30,7 +30,7 @@ Reading = Callable[[CoolMomentumState], jax.Array]
 def rho(opt_state: optax.OptState, schedule: RhoSchedule) -> jax.Array:
     """Momentum coefficient that the next step will use.
 
-    It reads the clock alone: of several processes one may call it.
+    It reads only the step count, so one of several processes may call it alone.
 
     Parameters
     ----------
@@ -57,8 +57,7 @@ def rho(opt_state: optax.OptState, schedule: RhoSchedule) -> jax.Array:
     >>> float(rho(opt_state, cooling))
     0.75
     """
-    _check_schedule(schedule)
-    return _pooled(opt_state, lambda state: common.rho_at(schedule, state.count, _precision(state)))
+    return _pooled(opt_state, functools.partial(_rho, schedule))
 
 
 def step_size(
@@ -90,13 +89,10 @@ def step_size(
     >>> float(step_size(opt_state, 0.25, cooling))
     0.1875
     """
-    _check_schedule(schedule)
 
     def read(state: CoolMomentumState) -> jax.Array:
-        dtype = _precision(state)
-        now = common.rho_at(schedule, state.count, dtype)
-        eta: jax.Array = step_size_of(common.value_at(learning_rate, state.count, dtype), now)
-        return eta
+        rate = common.value_at(learning_rate, state.count, _precision(state))
+        return jnp.asarray(step_size_of(rate, _rho(schedule, state)))
 
     return _pooled(opt_state, read)
 
@@ -195,8 +191,8 @@ def per_leaf(
 
     Returns
     -------
-    a pytree like the parameters, as is JAX's way, with the reading of each; its paths are the names
-    of :func:`export_state`. :class:`optax.MaskedNode`, which is no leaf, stands where CoolMomentum
+    a pytree like the parameters with the reading of each; its paths are the names in
+    :func:`export_state`. :class:`optax.MaskedNode`, which is no leaf, stands where CoolMomentum
     moves nothing: masked and integer parameters, PRNG keys
 
     Raises
@@ -275,16 +271,17 @@ def _precision(state: CoolMomentumState) -> DType:
     return common.precision(*_trainable(state))
 
 
-def _check_schedule(schedule: RhoSchedule) -> None:
+def _rho(schedule: RhoSchedule, state: CoolMomentumState) -> jax.Array:
     if not callable(schedule):
         raise TypeError(
             "schedule must be a CoolingSchedule or a function of the step, "
             f"as a law or a number of steps alone is none: {schedule!r}"
         )
+    return common.rho_at(schedule, state.count, _precision(state))
 
 
 def _overlaid(a: Any, b: Any) -> Any:
-    """Two trees as one; where one of them is masked, and perhaps a whole branch, the other."""
+    """Two trees merged: where one is masked, a leaf or a whole branch, the other is taken."""
     if isinstance(a, optax.MaskedNode):
         return b
     if isinstance(b, optax.MaskedNode):

@@ -18,7 +18,7 @@ from coolmomentum.thermal import Noise, random_force, random_force_scale
 class ThermalNoiseState(NamedTuple):
     """What the next step needs."""
 
-    # tuple.count is hidden on purpose: optax calls every clock so
+    # tuple.count is hidden on purpose: optax calls every step count so
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
     key: jax.Array  # typed PRNG key; no step changes it
     learning_rate: jax.Array  # shape (), of the last step
@@ -94,27 +94,14 @@ def add_thermal_noise(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ThermalNoiseState]:
         del params, extra_args
-        dtype = state.learning_rate.dtype
+        n, dtype = state.count, state.learning_rate.dtype
         with common.promoting():
-            rate = common.value_at(learning_rate, state.count, dtype)
-            scale = random_force_scale(
-                common.value_at(temperature, state.count, dtype),
-                rate,
-                common.rho_at(rho, state.count, dtype),
-                jnp.where(state.count == 0, rate, state.learning_rate),
-                xp=jnp,
-            )
-            gradients, tree = jax.tree.flatten(updates, is_leaf=_is_none)
-            white = noise == "white"
-            old = gradients if white else jax.tree.leaves(state.normals, is_leaf=_is_none)
-            keys = jax.random.split(jax.random.fold_in(state.key, state.count), len(old))
-            new = [_drawn(*pair) for pair in zip(keys, old, strict=True)]
-            forced = [
-                _forced(*triple, scale, noise) for triple in zip(gradients, old, new, strict=True)
-            ]
-        normals = () if white else jax.tree.unflatten(tree, new)
-        state = ThermalNoiseState(optax.safe_increment(state.count), state.key, rate, normals)
-        return jax.tree.unflatten(tree, forced), state
+            rate = common.value_at(learning_rate, n, dtype)
+            bath, now = common.value_at(temperature, n, dtype), common.rho_at(rho, n, dtype)
+            last = jnp.where(n == 0, rate, state.learning_rate)
+            scale = random_force_scale(bath, rate, now, last, xp=jnp)
+            forced, normals = _draw(updates, state, scale, noise)
+        return forced, ThermalNoiseState(optax.safe_increment(n), state.key, rate, normals)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -173,13 +160,26 @@ def _start(params: optax.Params, key: jax.Array | int, noise: Noise) -> ThermalN
     return ThermalNoiseState(jnp.zeros([], jnp.int32), typed, rate, normals)
 
 
+def _draw(
+    updates: optax.Updates, state: ThermalNoiseState, scale: jax.Array, noise: Noise
+) -> tuple[optax.Updates, optax.Params]:
+    """The gradients less their random force, and the normal numbers that the next step needs."""
+    gradients, tree = jax.tree.flatten(updates, is_leaf=_is_none)
+    white = noise == "white"
+    old = gradients if white else jax.tree.leaves(state.normals, is_leaf=_is_none)
+    keys = jax.random.split(jax.random.fold_in(state.key, state.count), len(old))
+    new = [_drawn(*pair) for pair in zip(keys, old, strict=True)]
+    forced = [_forced(*triple, scale, noise) for triple in zip(gradients, old, new, strict=True)]
+    return jax.tree.unflatten(tree, forced), () if white else jax.tree.unflatten(tree, new)
+
+
 def _is_none(x: Any) -> bool:
     """A None is a leaf: a parameter without a gradient."""
     return x is None
 
 
 def _zeros(x: Leaf) -> jax.Array:
-    """No number yet: xi_0 of a parameter, and of what does not move for good."""
+    """xi_0 of a parameter; a placeholder for a leaf that does not move."""
     if not common.is_trainable(x):
         return jnp.zeros([], bool)
     return jnp.zeros_like(upcast(jnp.asarray(x), jnp))

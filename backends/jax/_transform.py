@@ -32,13 +32,13 @@ Coefficients = Callable[[DType], tuple[jax.Array, jax.Array]]  # rho and step si
 class CoolMomentumState(NamedTuple):
     """What the next step needs."""
 
-    # tuple.count is hidden on purpose: optax calls every clock so
+    # tuple.count is hidden on purpose: optax calls every step count so
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
     displacement: optax.Params  # last change of each parameter, of its shape; see accumulator_dtype
 
 
-# jax.export refuses a state that it cannot name in the file. If the name is taken, the module was
-# reloaded, and the class that has the name has the same two fields.
+# jax.export refuses a state without a registered name. If the name is taken, the module was
+# reloaded, and the registered class has the same two fields.
 with contextlib.suppress(ValueError):
     export.register_namedtuple_serialization(
         CoolMomentumState, serialized_name="coolmomentum.jax.CoolMomentumState"
@@ -76,7 +76,7 @@ def cool_momentum(
 
     The arithmetic is done in float32 at least (float64 for float64 leaves). Integer and boolean
     leaves and typed PRNG keys do not move. A leaf whose gradient is None gets None and keeps its
-    displacement (the clock counts the update all the same, and a temperature the displacement).
+    displacement (the update counts as a step, and the displacement in a temperature, all the same).
 
     Under :func:`optax.inject_hyperparams` float hyperparameters take the dtype of the parameters:
     with bfloat16 parameters pass it ``hyperparam_dtype=jnp.float32``, or rho0 = 0.99 becomes
@@ -178,8 +178,15 @@ def _step(
         stays = g is None or not common.is_trainable(dx)
         return dx if stays else _moved(g, dx, coefficients)
 
+    always = state.count >= 0  # and XLA cannot know
+
     def update(g: Leaf, dx: jax.Array, x: Leaf) -> Any:
-        return None if g is None else _stored(dx, x if common.is_trainable(dx) else dx)
+        if g is None or not common.is_trainable(dx):
+            return None if g is None else dx
+        update = _stored(dx, x)
+        # XLA has two emitters for loops on the CPU. A bare addition of the updates goes to that
+        # which takes an eighth longer; a loop with a scalar in it goes to the other.
+        return jnp.where(always, update, jnp.zeros_like(update))
 
     moved = with_none(moved_by, gradients, state.displacement)
     updates = with_none(update, gradients, moved, gradients if params is None else params)
@@ -187,27 +194,24 @@ def _step(
     return updates, CoolMomentumState(optax.safe_increment(state.count), displacement)
 
 
-def _cooling(schedule: Any, **settings: Any) -> RhoSchedule:
+def _cooling(schedule: Any, **settings: Any) -> Schedule:
     settings = {name: unboxed(value) for name, value in settings.items()}
     schedule, rho0 = unboxed(schedule), settings["rho0"]
     if common.is_array(rho0):  # inject_hyperparams may have made it bfloat16, or complex
         settings["rho0"] = jnp.real(rho0).astype(common.precision(rho0))
     given = (lambda step: schedule) if common.is_array(schedule) else schedule
     resolved = resolve_schedule(given, **settings)
-    if common.is_array(schedule):
-        cooling: RhoSchedule = schedule
-        return cooling
-    if isinstance(resolved, CoolingSchedule):
+    if common.is_array(schedule) or isinstance(resolved, CoolingSchedule):
         return resolved
     return _probed(resolved, settings["total_steps"])
 
 
 def _probed(schedule: Schedule, total_steps: Scalar) -> Schedule:
-    """``schedule``, called as ``update`` will call it where a rho out of range would show."""
+    """``schedule``, after a check of rho at the ends and in the middle, called as by ``update``."""
 
     def probe(step: int) -> Any:
         rho = schedule(jnp.asarray(step, jnp.int32))
-        # A schedule that closes over a traced hyperparameter has nothing yet that can be checked.
+        # A schedule that closes over a traced hyperparameter has no value yet to check.
         if isinstance(rho, jax.core.Tracer):
             return 0.0
         return rho.item() if isinstance(rho, jax.Array) and rho.size == 1 else rho

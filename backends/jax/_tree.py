@@ -27,7 +27,7 @@ def is_box(node: Any) -> bool:
 
 
 def unboxed(value: Any) -> Any:
-    """What is in a box; anything else as it is."""
+    """The content of a box; any other value unchanged."""
     if not is_box(value):
         return value
     (leaf,) = jax.tree.leaves(value)

@@ -16,5 +16,4 @@ def wide_dtype(variables: list[Variable]) -> str:
 
 def path_of(variable: Variable) -> str:
     """Its path; a tf.Variable has a name only."""
-    path: str = getattr(variable, "path", variable.name)
-    return path
+    return str(getattr(variable, "path", variable.name))

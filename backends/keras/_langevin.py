@@ -44,10 +44,10 @@ class Langevin(CoolMomentum):
     With it the walk samples ``exp(-loss / temperature)``, whatever rho is and however it cools. The
     force is added after clipping and accumulation.
 
-    The normal numbers of a step depend on the seed, the place of the variable among those of the
-    optimizer, and ``iterations``; all replicas of a strategy draw the same. What is saved goes on
-    with the same numbers. On PyTorch's backend with a GPU each draw waits for the device, as those
-    of Keras' own layers do.
+    The normal numbers of a step depend on the seed, the index of the variable in the optimizer and
+    ``iterations``; all replicas of a strategy draw the same. A loaded run draws the numbers of one
+    that never stopped. On PyTorch's backend with a GPU each draw waits for the device, as in Keras'
+    own layers.
 
     Parameters
     ----------
@@ -124,11 +124,8 @@ class Langevin(CoolMomentum):
         self, gradient: Tensor, variable: Variable, learning_rate: "Tensor | Step"
     ) -> None:
         """One step of one variable, with the random force; as of :class:`CoolMomentum`."""
-        if not isinstance(learning_rate, Step):
-            learning_rate = self._step(learning_rate, [variable])
-        super().update_step(
-            self._forced(gradient, variable, learning_rate), variable, learning_rate
-        )
+        step = self._step_of(learning_rate, [variable])
+        super().update_step(self._forced(gradient, variable, step), variable, step)
 
     def _backend_update_step(
         self, grads: list[Tensor], trainable_variables: list[Variable], learning_rate: Any
@@ -169,16 +166,3 @@ class Langevin(CoolMomentum):
             temperature = registered("temperature", temperature)
         config: dict[str, Any] = super().get_config()
         return config | {"temperature": temperature, "noise": self.noise, "seed": self.seed}
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> "Langevin":
-        """The optimizer of a config, without its state."""
-        config = dict(config)
-        if isinstance(config["temperature"], dict):
-            config["temperature"] = keras.saving.deserialize_keras_object(
-                config["temperature"], custom_objects=custom_objects
-            )
-        optimizer: Langevin = super().from_config(config, custom_objects)
-        return optimizer

@@ -1,8 +1,8 @@
-"""CoolMomentum as a Keras optimizer: the step, the config, and rho and temperature to be read."""
+"""CoolMomentum as a Keras optimizer: its step, its config, and the readings rho and temperature."""
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from coolmomentum import _check, _defaults
-from coolmomentum.keras._common import Tensor, Variable, wide_dtype
+from coolmomentum.keras._common import Tensor, Variable, path_of, wide_dtype
 from coolmomentum.keras._schedule import (
     LARGEST,
     Cooling,
@@ -30,6 +30,7 @@ from coolmomentum.schedules import (
     resolve_schedule,
 )
 from coolmomentum.temperature import rescaled_temperature
+from coolmomentum.thermometer.layout import Layout
 from coolmomentum.update import next_displacement
 
 if keras.backend.backend() == "torch":
@@ -53,10 +54,10 @@ class CoolMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras i
     is the only state of a variable. With ``law="constant"`` and ``rho0 = m`` this is
     ``keras.optimizers.SGD`` with momentum m and learning rate ``learning_rate (1 + m) / 2``.
 
-    After total_steps rho stays 0: plain SGD with learning rate ``learning_rate / 2``; to train
-    longer call :meth:`extend`. The clock is ``iterations``, which counts the steps that were
-    applied. It is saved with the optimizer, as are total_steps, hold_steps and rho0: what is loaded
-    cools on as it was saved. Law and warm-up are those of the constructor.
+    After total_steps rho stays 0: the optimizer is SGD with learning rate ``learning_rate / 2``. To
+    train longer call :meth:`extend`. ``iterations`` counts the applied steps. Keras saves it, and
+    with it total_steps, hold_steps and rho0: a loaded optimizer cools on as the saved one did. Law
+    and warm-up come from the constructor.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ class CoolMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras i
         ``keras.optimizers.schedules.LearningRateSchedule``, or a callable without arguments.
     total_steps : optimizer steps over which rho cools to 0, ``epochs * steps_per_epoch``, divided
         by gradient_accumulation_steps if there are any; required but for the constant law, or
-        where a schedule is given. On JAX below 2**31, as Keras' clock is there.
+        where a schedule is given. On JAX below 2**31, because Keras counts there in int32.
     rho0 : initial momentum coefficient, in [0, 1).
     law : "paper", "linear", "exponential" or "constant", see :class:`coolmomentum.CoolingSchedule`.
     warmup_steps : steps at the start with rho = 0, in [0, total_steps).
@@ -77,7 +78,7 @@ class CoolMomentum(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras i
     weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, \
 ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : as for every
         optimizer of Keras; weight decay is decoupled, and no displacement.
-    **kwargs : none: another name is refused by Keras.
+    **kwargs : none; Keras refuses other names.
 
     Raises
     ------
@@ -86,8 +87,8 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
 
     Notes
     -----
-    float16 and bfloat16 variables are updated in float32 arithmetic. Sparse gradients are those of
-    a dense gradient, as with momentum in ``keras.optimizers.SGD``: a row without a gradient goes on
+    float16 and bfloat16 variables are updated in float32 arithmetic. A sparse gradient acts as the
+    equal dense one, as in ``keras.optimizers.SGD`` with momentum: a row without a gradient goes on
     with its momentum.
 
     Under ``mixed_float16`` Keras wraps the optimizer: read ``optimizer.inner_optimizer``.
@@ -164,21 +165,21 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
     def schedule(self) -> Schedule:
         """The schedule of rho, a CoolingSchedule or the callable that was given.
 
-        Once the optimizer is built it is read from its variables, which waits for the device.
+        After ``build`` it is read from the variables of the optimizer, which waits for the device.
         """
         if not self.built or not isinstance(self._schedule, CoolingSchedule):
             return self._schedule
         return schedule_of(Cooling(*map(_on_host, self._cooling())), self._schedule)
 
     def extend(self, total_steps: int) -> None:
-        """Cool over another number of steps from now on; rho is where that run would have it.
+        """Cool over another number of steps, with the rho that such a run would have now.
 
-        The law is the same over the new total: ``rho = law(iterations)``, which is higher than it
-        was if the run gets longer. A compiled step goes on as it is compiled.
+        The law stays and runs over the new total: ``rho = law(iterations)``, higher than before if
+        the run gets longer. Nothing is compiled again.
 
         Parameters
         ----------
-        total_steps : from step 0, the steps already taken included; below these it is refused.
+        total_steps : counted from step 0, with the steps already taken; at least as many as these.
 
         Raises
         ------
@@ -186,7 +187,7 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             If total_steps is not an integer, or the schedule is a function of the step.
         ValueError
             If it is smaller than the steps already taken, or not larger than hold_steps or
-            warmup_steps. Nothing has been changed then.
+            warmup_steps. Nothing changes then.
 
         Examples
         --------
@@ -206,11 +207,6 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             raise ValueError(
                 f"total_steps must be >= {taken}, the steps already taken: {total_steps}"
             )
-        for name in ("hold_steps", "warmup_steps"):
-            if total_steps <= getattr(cooling, name):
-                raise ValueError(
-                    f"total_steps must be > {name} = {getattr(cooling, name)}: {total_steps}"
-                )
         self._cool_by(_countable(dataclasses.replace(cooling, total_steps=total_steps)))
 
     # --- the step -------------------------------------------------------------------------------
@@ -264,15 +260,14 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         variable : one that the optimizer was built with.
         learning_rate : of this step; or the coefficients already worked out from it.
         """
-        if not isinstance(learning_rate, Step):
-            learning_rate = self._step(learning_rate, [variable])
+        step = self._step_of(learning_rate, [variable])
         dtype = wide_dtype([variable])
         displacement = self._displacements[self._get_variable_index(variable)]
         moved = next_displacement(
             ops.cast(displacement, dtype),
             ops.cast(gradient, dtype),
-            rho=ops.cast(learning_rate.rho, dtype),
-            step_size=ops.cast(learning_rate.step_size, dtype),
+            rho=ops.cast(step.rho, dtype),
+            step_size=ops.cast(step.step_size, dtype),
             xp=ops,
         )
         self.assign(displacement, moved)
@@ -284,14 +279,12 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
     def _backend_update_step(
         self, grads: list[Tensor], trainable_variables: list[Variable], learning_rate: Any
     ) -> None:
-        """All variables, called by Keras: the coefficients are worked out once, not for each.
+        """All variables; Keras calls it. It computes the coefficients once, not for each variable.
 
-        In place of the learning rate they go the way that Keras has for it, through the replicas of
-        a TensorFlow strategy.
+        It passes them on in place of the learning rate: Keras hands that to the replicas of a
+        TensorFlow strategy.
         """
-        step = learning_rate
-        if not isinstance(step, Step):
-            step = self._step(learning_rate, trainable_variables)
+        step = self._step_of(learning_rate, trainable_variables)
         if keras.backend.backend() != "torch":
             super()._backend_update_step(grads, trainable_variables, step)
             return
@@ -304,8 +297,14 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
             step_size=step.step_size,
         )
 
+    def _step_of(self, learning_rate: "Tensor | Step", variables: list[Variable]) -> Step:
+        """The coefficients of a step, which Keras may have passed on as its learning rate."""
+        if isinstance(learning_rate, Step):
+            return learning_rate
+        return self._step(learning_rate, variables)
+
     def _step(self, learning_rate: Any, variables: list[Variable]) -> Step:
-        """The coefficients of a step, whose learning rate is kept."""
+        """The coefficients of a step; it also stores the learning rate, for the temperature."""
         if keras.backend.backend() == "torch" and is_on_host(self._iterations.value):
             rho, rate = self.rho, float(learning_rate)
             self._last_learning_rate.value.fill_(rate)
@@ -341,25 +340,24 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
     ) -> "CoolMomentum":
         """The optimizer of a config, without its state."""
         config = dict(config)
-        if isinstance(config.get("schedule"), dict):
-            config["schedule"] = keras.saving.deserialize_keras_object(
-                config["schedule"], custom_objects=custom_objects
-            )
+        for name in ("schedule", "temperature"):  # functions of the step; Langevin has the second
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         optimizer: CoolMomentum = super().from_config(config, custom_objects=custom_objects)
         return optimizer
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """The state of a saved optimizer, called by Keras: this one cools on as that one did.
+        """Load the state of a saved optimizer and cool on as it did; Keras calls it.
 
-        A saved run of the constant law, or by a function of the step, has no end: after it this
-        optimizer cools as it was made to.
+        The constant law and a function of the step have no end to load: after such a run this
+        optimizer cools as it was constructed.
 
         Warns
         -----
         UserWarning
-            If total_steps, hold_steps or rho0 were others than those of this optimizer.
+            If total_steps, hold_steps or rho0 of the saved optimizer differ from this one's.
         """
-        # Not that of the variables, which a loss scaler has loaded before.
+        # Not self.schedule: a loss scaler has loaded its variables already.
         own = loaded = self._schedule
         if self.built and len(store.keys()) == len(self.variables):  # else Keras loads nothing
             for i, variable in enumerate(self.variables):
@@ -394,31 +392,26 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
     def temperature(self) -> float:
         """Temperature of the last displacements (Eq. 22), over all variables.
 
-        The mean of ``dx**2`` over the learning rate that the last step used; 0 before the first.
+        The mean of ``dx**2`` divided by the learning rate of the last step; 0 before the first.
         """
-        return _number(self.temperature_tensor())
+        return float(_on_host(self.temperature_tensor()))
 
     def rescaled_temperature(self) -> float:
         """Mean squared displacement ``T dt**2`` of the last step, over all variables."""
-        return _number(self._rescaled_temperature(self._displacements))
+        return float(_on_host(self._rescaled_temperature(self._displacements)))
 
     def temperatures(self) -> dict[str, float]:
         """:meth:`temperature` of each variable by itself, by the path of the variable.
 
-        In the order of the variables that the optimizer was built with, which in ``fit`` are
-        ``model.trainable_variables``; nan for one that Keras overwrites with its gradient. Of
-        variables of one path the second is ``path#2``, and so on.
+        The order is that of the variables in ``build``, in ``fit`` ``model.trainable_variables``. A
+        variable that Keras overwrites with its gradient reads nan. The second variable with the
+        same path is ``path#2``, and so on.
         """
-        return {
-            path: _number(self._over_last_rate(self._rescaled_temperature([x])))
-            for path, x in self._by_path().items()
-        }
+        return self._by_path(lambda x: self._over_last_rate(self._rescaled_temperature(x)))
 
     def rescaled_temperatures(self) -> dict[str, float]:
         """:meth:`rescaled_temperature` of each variable by itself, as :meth:`temperatures`."""
-        return {
-            path: _number(self._rescaled_temperature([x])) for path, x in self._by_path().items()
-        }
+        return self._by_path(self._rescaled_temperature)
 
     def temperature_tensor(self) -> Tensor:
         """:meth:`temperature` as a 0-d tensor, float32 or better, for use inside a graph."""
@@ -432,18 +425,20 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
         return ops.cast(rescaled_temperature(moving, xp=ops), dtype)
 
     def _over_last_rate(self, reading: Tensor) -> Tensor:
-        """Nothing moves at rate 0: there it is 0, and no NaN is made on the way."""
+        """The reading over the last learning rate; 0 if nothing moved, without dividing by a 0."""
         if not self.built:
             return reading
         rate = ops.cast(self._last_learning_rate, reading.dtype)
         return reading / ops.where(ops.equal(reading, 0), ops.ones_like(rate), rate)
 
-    def _by_path(self) -> dict[str, Variable | None]:
-        names = paths(self._trainable_variables)
-        return dict(zip(names, self._displacements, strict=True))
+    def _by_path(self, read: Callable[[list[Variable]], Tensor]) -> dict[str, float]:
+        """The reading of each displacement, by the path of its variable."""
+        names = Layout.of(map(path_of, self._trainable_variables), sizes=()).parameters
+        pairs = zip(names, self._displacements, strict=True)
+        return {str(name): float(_on_host(read([dx]))) for name, dx in pairs}
 
     def _tell_the_end(self, schedule: Schedule, steps: int) -> None:
-        """Warn once of a run that goes on past its end, where the host knows the clock."""
+        """Warn once if a run goes on past its end; called where the host knows the step."""
         if self._told_the_end or not isinstance(schedule, CoolingSchedule):
             return
         end = None if schedule.law == "constant" else schedule.total_steps
@@ -454,19 +449,6 @@ ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name : 
                 "0, plain SGD; to cool over more steps call optimizer.extend(total_steps)",
                 stacklevel=3,
             )
-
-
-def paths(variables: list[Variable]) -> list[str]:
-    """Names of variables, no two the same: their paths, the second of one with ``#2`` behind it."""
-    names: dict[str, None] = {}
-    for variable in variables:
-        path = name = getattr(variable, "path", variable.name)  # a tf.Variable has no path
-        count = 1
-        while name in names:
-            count += 1
-            name = f"{path}#{count}"
-        names[name] = None
-    return list(names)
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -485,10 +467,9 @@ def _countable(cooling: CoolingSchedule) -> CoolingSchedule:
 
 
 def _warn_of_a_change(own: Any, loaded: Any) -> None:
-    differ = [
-        x.name for x in dataclasses.fields(own) if getattr(own, x.name) != getattr(loaded, x.name)
-    ]
-    changes = [f"{name} is {getattr(loaded, name)}, not {getattr(own, name)}" for name in differ]
+    old, new = dataclasses.asdict(own), dataclasses.asdict(loaded)
+    differ = [name for name in old if new[name] != old[name]]
+    changes = [f"{name} is {new[name]}, not {old[name]}" for name in differ]
     way_out = f"; to train longer call optimizer.extend({own.total_steps})"
     warnings.warn(
         f"the optimizer cools on as it was saved: {', '.join(changes)}"
@@ -500,10 +481,5 @@ def _warn_of_a_change(own: Any, loaded: Any) -> None:
 def _on_host(tensor: Tensor) -> Any:
     """The numbers in a tensor or variable; PyTorch gives them faster than Keras does."""
     if keras.backend.backend() == "torch":
-        value: Tensor = getattr(tensor, "value", tensor)
-        return value.tolist()
+        return (tensor.value if isinstance(tensor, keras.Variable) else tensor).tolist()
     return ops.convert_to_numpy(tensor)
-
-
-def _number(tensor: Tensor) -> float:
-    return float(ops.convert_to_numpy(tensor))

@@ -1,4 +1,4 @@
-"""The state of the Keras optimizer in no framework's terms."""
+"""Export and import of the Keras optimizer's state, independent of the framework."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from coolmomentum.portable import PortableState, require_serialisable, unique
 def export_state(optimizer: CoolMomentum) -> PortableState:
     """The state in a form that every adapter reads.
 
-    A parameter is named by the path of its variable, as ``"dense/kernel"``. The learning rate is
-    that of Keras, in float32. What else Keras keeps, such as moving averages, is not carried.
+    The path of its variable names a parameter, as ``"dense/kernel"``. The learning rate is Keras'
+    own number, a float32. Other state of Keras, such as moving averages, is not exported.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ def export_state(optimizer: CoolMomentum) -> PortableState:
     TypeError
         If the optimizer is another, or its schedule a function of the step.
     ValueError
-        If the optimizer was not built, is in the midst of accumulating gradients, or two of its
-        variables have one path.
+        If the optimizer was not built, has accumulated only some of the microbatches of a step, or
+        two of its variables have the same path.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def export_state(optimizer: CoolMomentum) -> PortableState:
     """
     displacements = _named(optimizer)
     steps = int(ops.convert_to_numpy(optimizer._iterations))
-    # Before the first step there is none, and 0 would be no unit.
+    # Before the first step there is no last learning rate, and 0 would be no unit.
     last = optimizer._last_learning_rate if steps else optimizer.learning_rate
     if steps % _microbatches(optimizer):
         raise ValueError(
@@ -62,13 +62,13 @@ def export_state(optimizer: CoolMomentum) -> PortableState:
 
 
 def import_state(optimizer: CoolMomentum, saved: PortableState) -> None:
-    """Go on where another run stood, of whatever adapter.
+    """Continue the run of another optimizer, from any adapter.
 
     Parameters
     ----------
-    optimizer : one that cools as that run did, ``CoolMomentum(schedule=saved.cooling)``, and was
-        built: ``optimizer.build(model.trainable_variables)``.
-    saved : the other state, its parameters named by the paths of the variables.
+    optimizer : built, ``optimizer.build(model.trainable_variables)``, and with the schedule of the
+        saved run, ``CoolMomentum(schedule=saved.cooling)``.
+    saved : the exported state, whose parameters have the paths of the variables as names.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def import_state(optimizer: CoolMomentum, saved: PortableState) -> None:
         If the optimizer is another.
     ValueError
         If the optimizer was not built, names or shapes differ, or it cools in another way. Nothing
-        has been changed then.
+        changes then.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def import_state(optimizer: CoolMomentum, saved: PortableState) -> None:
 
 
 def _named(optimizer: CoolMomentum) -> dict[str, Any]:
-    """The displacements by the paths of their variables; without those that Keras overwrites."""
+    """The displacements by the paths of their variables; not of variables that Keras overwrites."""
     if not isinstance(optimizer, CoolMomentum):
         raise TypeError(
             "optimizer must be a coolmomentum.keras.CoolMomentum, under mixed precision the "

@@ -1,7 +1,7 @@
-"""How a schedule is kept with an optimizer: in its config, and as numbers in its variables.
+"""How an optimizer stores its schedule: in its config, and as numbers in its variables.
 
-A compiled step reads the numbers, so that a schedule that changes acts without a recompilation. The
-law and the warm-up are compiled in.
+A compiled step reads the numbers, so that a changed schedule needs no recompilation. The law and
+the warm-up are constants of the compiled step.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from keras import ops
 from coolmomentum.schedules import CoolingSchedule, LawNumbers, Schedule, cooled_rho
 
 if keras.backend.backend() == "jax":
-    # Its own functions: those of keras.ops make float32 of float64 there, tanh for one.
+    # keras.ops returns float32 for float64 there, in tanh for one.
     import jax.numpy as xp
 else:
     xp = ops
 
 Tensor = Any  # a tensor of the backend
 
-LARGEST = 2**31 - 1  # the clock of Keras on JAX is an int32
+LARGEST = 2**31 - 1  # Keras on JAX counts steps in int32
 PIECES = 3  # float32 numbers that a float64 is the sum of
 
 
@@ -31,15 +31,15 @@ class Cooling(NamedTuple):
 
     hold_steps: Any  # integer
     total_steps: Any  # integer
-    rho0: Any  # floating, shape (6,): its LawNumbers, and two numbers that the first lacks
+    rho0: Any  # floating, shape (6,): its LawNumbers, and two numbers with its remaining digits
 
 
-# Of the constant law, which any other law with these numbers equals.
+# The constant law: with these numbers every other law equals it.
 ENDLESS = LARGEST - 1, LARGEST
 
 
 def numbers_of(schedule: Schedule, dtype: str) -> Cooling:
-    """What the variables have to hold for a schedule; no rho0 for a function of the step."""
+    """What the variables hold for a schedule; rho0 is 0 for a function of the step."""
     if not isinstance(schedule, CoolingSchedule):
         return Cooling(*ENDLESS, np.zeros(len(LawNumbers._fields) + PIECES - 1, dtype))
     pieces: list[Any] = []
@@ -52,7 +52,7 @@ def numbers_of(schedule: Schedule, dtype: str) -> Cooling:
 
 
 def schedule_of(numbers: Cooling, like: CoolingSchedule) -> CoolingSchedule:
-    """The schedule that numbers on the host mean, with the law and the warm-up of another."""
+    """The schedule with these numbers, on the host, and the law and warm-up of ``like``."""
     first, *_, second, third = numbers.rho0
     changes: dict[str, Any] = {"rho0": float(first) + float(second) + float(third)}
     if like.law != "constant":
@@ -63,7 +63,7 @@ def schedule_of(numbers: Cooling, like: CoolingSchedule) -> CoolingSchedule:
 
 
 def resumed(numbers: Cooling, own: Schedule) -> Schedule:
-    """The schedule of an optimizer that loads these numbers: theirs, if they have what it needs."""
+    """The schedule of an optimizer that loads these numbers; its own if they do not say one."""
     endless = (int(numbers.hold_steps), int(numbers.total_steps)) == ENDLESS
     if not isinstance(own, CoolingSchedule) or not np.any(numbers.rho0):
         return own
@@ -92,7 +92,7 @@ def rho_at(schedule: Schedule, numbers: Cooling, step: Tensor, dtype: str) -> Te
 
 
 def schedule_config(schedule: Schedule, total_steps: int | None) -> dict[str, Any]:
-    """The arguments that mean this schedule to the constructor, as Keras can write them."""
+    """The arguments of the constructor for this schedule, in a form that Keras can serialize."""
     if isinstance(schedule, CoolingSchedule):
         return dataclasses.asdict(schedule) | {"schedule": None}
     serialized = registered("schedule", schedule, "a CoolingSchedule, or ")
@@ -100,7 +100,7 @@ def schedule_config(schedule: Schedule, total_steps: int | None) -> dict[str, An
 
 
 def registered(name: str, value: Any, others: str = "") -> Any:
-    """A function of the step as Keras can write it, or the error that says what it lacks."""
+    """A function of the step in a form that Keras can serialize; it must be registered."""
     kind = value if inspect.isfunction(value) else type(value)
     if keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind:
         raise TypeError(

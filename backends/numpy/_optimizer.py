@@ -1,7 +1,7 @@
 """The reference optimizer: the core's update rule over lists of arrays, and nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace, is_array_api_obj
@@ -91,19 +91,11 @@ class CoolMomentum:
             self._set(name, _check.non_negative(name, getattr(self, name)))
         _check.flag("decoupled_weight_decay", self.decoupled_weight_decay)
         _check.flag("maximize", self.maximize)
-        schedule = resolve_schedule(
-            self.schedule,
-            total_steps=self.total_steps,
-            rho0=self.rho0,
-            law=self.law,
-            warmup_steps=self.warmup_steps,
-            warmup_clock=self.warmup_clock,
-            hold_steps=self.hold_steps,
-        )
+        settings = {x.name: getattr(self, x.name) for x in fields(CoolingSchedule)}
+        schedule = resolve_schedule(self.schedule, **settings)
         if self.schedule is None:
-            for name, value in vars(schedule).items():
-                if getattr(self, name) is not None:
-                    self._set(name, value)
+            for name in [name for name in settings if settings[name] is not None]:
+                self._set(name, getattr(schedule, name))
         elif not isinstance(schedule, CoolingSchedule):
             check_schedule(schedule, self.total_steps or 1)
         self._set("_schedule", schedule)
@@ -149,39 +141,17 @@ class CoolMomentum:
         ValueError
             If the three differ in length, or in the shape of an array.
         """
-        lengths = len(params), len(gradients), len(state.displacements)
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                "params, gradients and displacements must be equally many: {}, {} and {}".format(
-                    *lengths
-                )
-            )
-        for i, (x, dx, g) in enumerate(zip(params, state.displacements, gradients, strict=True)):
-            if g is not None and not _floating(g):
-                raise TypeError(f"gradients[{i}] must be a floating array or None: {g!r}")
-            if g is not None and _complex(g) and not _complex(x):
-                raise TypeError(f"gradients[{i}] must be real, as params[{i}] is: {g.dtype}")
-            for name, other in (("displacements", dx), ("gradients", g)):
-                if other is not None and other.shape != x.shape:
-                    raise ValueError(f"{name}[{i}] must have the shape {x.shape}: {other.shape}")
-        rho = self.rho(state)
-        moved = [
-            (x, dx)
-            if g is None
-            else langevin_step(
-                x,
-                dx,
-                g,
-                learning_rate=self.learning_rate,
-                rho=rho,
-                weight_decay=self.weight_decay,
-                decoupled_weight_decay=self.decoupled_weight_decay,
-                maximize=self.maximize,
-            )
-            for x, dx, g in zip(params, state.displacements, gradients, strict=True)
-        ]
+        displacements = list(state.displacements)
+        _check_step(params, displacements, gradients)
+        names = ("learning_rate", "weight_decay", "decoupled_weight_decay", "maximize")
+        settings = {"rho": self.rho(state)} | {name: getattr(self, name) for name in names}
+        params = list(params)
+        for i, g in enumerate(gradients):
+            if g is not None:
+                step = langevin_step(params[i], displacements[i], g, **settings)
+                params[i], displacements[i] = step
         applied = any(g is not None for g in gradients)
-        return [x for x, _ in moved], State(state.step + applied, tuple(dx for _, dx in moved))
+        return params, State(state.step + applied, tuple(displacements))
 
     def rho(self, state: State) -> float:
         """Momentum coefficient that the next step will use.
@@ -227,12 +197,27 @@ class CoolMomentum:
         return rescaled_temperature(state.displacements)
 
 
+def _check_step(
+    params: Sequence[Array], displacements: Sequence[Array], gradients: Sequence[Array | None]
+) -> None:
+    if len({len(params), len(displacements), len(gradients)}) > 1:
+        raise ValueError(
+            "params, gradients and displacements must be equally many: "
+            f"{len(params)}, {len(gradients)} and {len(displacements)}"
+        )
+    for i, (x, dx, g) in enumerate(zip(params, displacements, gradients, strict=True)):
+        if g is not None and not _floating(g):
+            raise TypeError(f"gradients[{i}] must be a floating array or None: {g!r}")
+        if g is not None and _complex(g) and not _complex(x):
+            raise TypeError(f"gradients[{i}] must be real, as params[{i}] is: {g.dtype}")
+        for name, other in (("displacements", dx), ("gradients", g)):
+            if other is not None and other.shape != x.shape:
+                raise ValueError(f"{name}[{i}] must have the shape {x.shape}: {other.shape}")
+
+
 def _complex(x: Array) -> bool:
-    return is_kind(x, "complex floating", array_namespace(x))
+    return is_kind(x, "complex floating")
 
 
 def _floating(x: object) -> bool:
-    if not is_array_api_obj(x):
-        return False
-    xp = array_namespace(x)
-    return is_kind(x, "real floating", xp) or is_kind(x, "complex floating", xp)
+    return is_array_api_obj(x) and (is_kind(x, "real floating") or _complex(x))

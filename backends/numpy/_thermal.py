@@ -10,7 +10,7 @@ from array_api_compat import array_namespace, device
 from coolmomentum import _check
 from coolmomentum._arrays import is_kind
 from coolmomentum.numpy._optimizer import CoolMomentum, State
-from coolmomentum.thermal import Noise, draw_key, random_force, random_force_scale
+from coolmomentum.thermal import Noise, bath_temperature, draw_key, random_force, random_force_scale
 
 Array = Any  # an array of any array-API namespace
 
@@ -75,9 +75,7 @@ class ThermalNoise:
         ValueError
             If a function of your own gives one that is negative or not finite.
         """
-        if not callable(self.temperature):
-            return self.temperature
-        return _check.non_negative(f"temperature({step})", self.temperature(step))
+        return bath_temperature(self.temperature, step)
 
     def add(
         self, gradients: Sequence[Array | None], state: State, optimizer: CoolMomentum

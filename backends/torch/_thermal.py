@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from coolmomentum import _check
-from coolmomentum.thermal import Noise, draw_key, random_force, random_force_scale
+from coolmomentum.thermal import Noise, bath_temperature, draw_key, random_force, random_force_scale
 from coolmomentum.torch._optimizer import CoolMomentum
 from coolmomentum.torch._tensors import Coefficients, Group
 
@@ -111,9 +111,7 @@ class ThermalNoise:
         ValueError
             If a function of your own gives one that is negative or not finite.
         """
-        if not callable(self.temperature):
-            return self.temperature
-        return _check.non_negative(f"temperature({step})", self.temperature(step))
+        return bath_temperature(self.temperature, step)
 
     # It draws by the number of the step, which a compiled step cannot know.
     @torch.compiler.disable  # type: ignore[untyped-decorator]

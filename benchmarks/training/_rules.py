@@ -92,7 +92,7 @@ def learning_rates(settings: Settings, epochs: int, steps: int) -> NDArray[np.fl
         for share, factor in STEPS:  # as the paper's scripts: after epoch 80 of 0 to 199
             factors[epoch > share * epochs] = factor
     elif curve == "matched":
-        rho = _schedule("paper", settings, epochs * steps)(np.arange(epochs * steps))
+        rho = np.asarray(_schedule("paper", settings, epochs * steps)(np.arange(epochs * steps)))
         factors = matched_sgd_learning_rate(1.0, rho, CONTROL_MOMENTUM)
     else:
         factors = np.ones(epochs * steps)

@@ -193,10 +193,10 @@ class Window(NamedTuple):
         """
         xp = xp or namespace(table)
         spans, steps, measured = self._numbers(("spans", "span_steps", "span_measured"), xp)
-        rho, _ = _split(rho, _is_rho, 0.0, table[-1, :], xp)
+        known_rho, _ = _split(rho, _is_rho, 0.0, table[-1, :], xp)
         squares = self.sums[-1, : len(layout.parameters)] * (steps / _or_one(measured, xp))
-        diffusive = (1 + rho) * squares
-        lost = (1 - rho) * table[-2, :] + 2 * rho * table[-1, :]
+        diffusive = (1 + known_rho) * squares
+        lost = (1 - known_rho) * table[-2, :] + 2 * known_rho * table[-1, :]
         pooled = layout.pool(xp.stack([diffusive, lost]), xp)
         meter = FreezeOut(*(self.sums[_STEP + i, :] for i in range(len(FreezeOut._fields))))
         meter = meter.add(pooled[0, :], pooled[0, :] - pooled[1, :], spans + 1)

@@ -17,8 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from adapters import DRIVERS
 from bounds import FORMATS, RunningBound, rounded
-from drivers import DRIVERS, Driver, Oracle
+from drivers import Driver, Oracle
 from frameworks import framework
 
 from coolmomentum import CoolingSchedule
@@ -30,15 +31,6 @@ SHAPES = ((3, 4), (), (129,), (16, 8))
 DECAY = 2.0**-7
 BACKENDS = ("tensorflow", "jax", "torch")
 WHAT = ("parameters", "displacements")
-
-
-def drivers() -> dict[str, Driver]:
-    """The paths that this process can measure: those of Keras if it has a backend of Keras."""
-    if "KERAS_BACKEND" not in os.environ:
-        return DRIVERS
-    from keras_drivers import DRIVERS as OF_KERAS
-
-    return OF_KERAS
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -119,7 +111,7 @@ def ulp(values: np.ndarray, dtype: str) -> np.ndarray:
 def measured_here() -> dict[str, dict[str, float]]:
     """The rows of this process by the names of the paths, which go to standard error meanwhile."""
     rows = {}
-    for name, driver in drivers().items():
+    for name, driver in DRIVERS.items():
         print(name, file=sys.stderr, flush=True)
         rows[name] = measure(driver)
     return rows

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from exact import LAWS
+from comparison import KINDS, Comparison
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from pair import KINDS, Pair
 
 from coolmomentum import CoolingSchedule
 from coolmomentum.schedules import from_temperature
@@ -96,7 +96,7 @@ def allowed(driver, options):
 def runs(draw, driver):
     """Arguments of a Pair for a driver."""
     lr, seed, kind = draw(_LEARNING_RATES), draw(st.integers(0, 99)), draw(st.sampled_from(KINDS))
-    if driver.programs:
+    if driver.max_compilations:
         few = [o for o in FEW if o == allowed(driver, o)][: few_programs(driver)]
         return {"lr": lr, "seed": seed, "kind": kind} | draw(st.sampled_from(few))
     decay = draw(_DECAYS)
@@ -121,13 +121,13 @@ def thorough():
 
 def few_programs(driver):
     """How many settings a path that compiles for each is tried with."""
-    return len(FEW) if thorough() else driver.programs
+    return len(FEW) if thorough() else driver.max_compilations
 
 
 def listed(driver):
     """The settings of EXAMPLES that a path has and that the run has time for."""
     few = EXAMPLES if driver.cost == 1 or thorough() else FEW[:3] if driver.half else FEW
-    few = few[: few_programs(driver)] if driver.programs else few
+    few = few[: few_programs(driver)] if driver.max_compilations else few
     return [options for options in few if options == allowed(driver, options)]
 
 
@@ -145,7 +145,7 @@ def budget(driver, most):
 def pair(driver, options):
     """The run and the reference for settings that were drawn, or listed above."""
     own = dict(options)
-    return Pair(driver, own.pop("cooling"), **own)
+    return Comparison(driver, own.pop("cooling"), **own)
 
 
 STEPS = st.tuples(st.integers(0, 999), st.sampled_from(KINDS))

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from agreement import DOCS, drivers, measure, split
+from adapters import DRIVERS
+from agreement import DOCS, measure, split
 
 PAGE = DOCS / "agreement.md"
 
@@ -22,7 +23,7 @@ def recorded():
 
 def test_the_page_has_every_path_and_no_other():
     """Every driver of this process has its row; so has no other of the same framework."""
-    ours = {split(name) for name in drivers()}
+    ours = {split(name) for name in DRIVERS}
     framework = {path.split(",")[0] for path, _ in ours}
     assert {row for row in recorded() if row[0].split(",")[0] in framework} == ours
 
@@ -35,13 +36,13 @@ def test_the_recorded_deviations_are_within_their_bounds():
         assert share <= 1
 
 
-SHORTER = [n for n, d in drivers().items() if not d.programs and "jax, eager" not in n]
+SHORTER = [n for n, d in DRIVERS.items() if not d.max_compilations and "jax, eager" not in n]
 
 
 @pytest.mark.parametrize("name", SHORTER)
 def test_a_shorter_run_stays_within_its_bounds(name):
     """Of the run that the page records, with a twentieth of the steps, on this machine."""
-    assert 0 <= measure(drivers()[name], steps=50)["largest share of a bound"] <= 1
+    assert 0 <= measure(DRIVERS[name], steps=50)["largest share of a bound"] <= 1
 
 
 def test_the_figure_is_there():

@@ -1,42 +1,12 @@
 """What an optimizer is told about its cooling, and refuses, is the same in every adapter."""
 
 import pytest
-from frameworks import framework
+from adapters import TESTED
 
 from coolmomentum import CoolingSchedule
-from coolmomentum.numpy import CoolMomentum as NumpyCoolMomentum
 
-torch, cool_torch = framework("torch"), framework("coolmomentum.torch")
-jnp, cool_jax = framework("jax.numpy"), framework("coolmomentum.jax")
-
-
-def in_numpy(**settings):
-    """Rho of a new optimizer of coolmomentum.numpy."""
-    optimizer = NumpyCoolMomentum(**settings)
-    return optimizer.rho(optimizer.init([]))
-
-
-def in_torch(**settings):
-    """The same of coolmomentum.torch."""
-    optimizer = cool_torch.CoolMomentum([torch.zeros(1, requires_grad=True)], **settings)
-    return optimizer.rho
-
-
-def in_a_torch_group(**settings):
-    """The same, as settings of a group that replace others of the constructor."""
-    group = {"params": [torch.zeros(1, requires_grad=True)]} | settings
-    return cool_torch.CoolMomentum([group], schedule=CoolingSchedule(77, 0.7)).rho
-
-
-def in_jax(**settings):
-    """The same of coolmomentum.jax, from its first update, -(1 + rho) / 2."""
-    optimizer = cool_jax.cool_momentum(1.0, **settings)
-    x = jnp.zeros(1)
-    updates, _ = optimizer.update(jnp.ones(1), optimizer.init(x), x)
-    return -2 * float(updates[0]) - 1
-
-
-adapter = pytest.mark.parametrize("rho", [in_numpy, in_torch, in_a_torch_group, in_jax])
+RHO = {name: rho for module in TESTED.values() for name, rho in module.RHO.items()}
+adapter = pytest.mark.parametrize("rho", RHO.values(), ids=RHO.keys())
 
 
 def half(step):
@@ -104,7 +74,9 @@ def test_contradictions_and_bad_values(rho, settings, error, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("rho", [in_numpy, in_torch, in_jax])
+@pytest.mark.parametrize(
+    "rho", [rho for name, rho in RHO.items() if "group" not in name], ids=lambda rho: rho.__module__
+)
 def test_total_steps_has_no_default(rho):
     """Without it, and without a schedule, there is no cooling."""
     with pytest.raises(TypeError, match="total_steps is required"):

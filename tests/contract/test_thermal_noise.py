@@ -1,47 +1,19 @@
 """One suite for the heat baths of all frameworks: each is the reference, given its own draws."""
 
-import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from adapters import TESTED
+from comparison import assert_within
 from exact import U32, U64
-from frameworks import framework
+from roles import BATH_SHAPES as SHAPES
+from roles import BathRun as Run
 
 from coolmomentum import CoolingSchedule, random_force_scale
 from coolmomentum.numpy import CoolMomentum, ThermalNoise
 
-jax, jnp, optax = map(framework, ("jax", "jax.numpy", "optax"))
-cool_jax, torch, cool_torch = map(framework, ("coolmomentum.jax", "torch", "coolmomentum.torch"))
-
-SHAPES = ((3, 4), (5,), ())
-
-
-class Run(NamedTuple):
-    """What an optimizer and its bath are told, and the gradients it meets in each step."""
-
-    cooling: CoolingSchedule
-    learning_rate: float
-    temperature: Any  # a number, or a function of the step
-    noise: str
-    steps: int = 12
-
-    @property
-    def gradients(self) -> list[list[np.ndarray]]:
-        """Of order one, and the same for every run."""
-        random = np.random.default_rng(7)
-        return [[random.standard_normal(shape) for shape in SHAPES] for _ in range(self.steps)]
-
-    def temperature_at(self, step: int) -> float:
-        """In the step."""
-        return self.temperature(step) if callable(self.temperature) else self.temperature
-
-
-class Walk(NamedTuple):
-    """What came out: for each step a list with an array for each parameter."""
-
-    positions: list[list[np.ndarray]]
-    normals: list[list[np.ndarray]]  # xi_{n+1} drawn in step n
+ADAPTERS = {name: x for name, x in TESTED.items() if hasattr(x, "walk_in_bath")}
 
 
 def half(step: Any) -> Any:
@@ -59,76 +31,10 @@ RUNS = {
 }
 
 
-# --- the frameworks -------------------------------------------------------------------------------
-
-
-def in_jax(run: Run, *, jit: bool = True, seed: int = 0) -> Walk:
-    """A transformation before cool_momentum; its draws are made again from its state."""
-    bath = cool_jax.add_thermal_noise(
-        run.learning_rate, run.cooling, run.temperature, seed, noise=run.noise
-    )
-    tx = optax.chain(bath, cool_jax.cool_momentum(run.learning_rate, schedule=run.cooling))
-    step = jax.jit(tx.update) if jit else tx.update
-    params = [jnp.zeros(shape, jnp.float32) for shape in SHAPES]
-    state, positions, normals = tx.init(params), [], []
-    for gradients in run.gradients:
-        given = [jnp.asarray(g, jnp.float32) for g in gradients]
-        key = jax.random.fold_in(state[0].key, state[0].count)
-        updates, state = step(given, state, params)
-        params = optax.apply_updates(params, updates)
-        keys = jax.random.split(key, len(SHAPES))
-        drawn = [jax.random.normal(*pair) for pair in zip(keys, SHAPES, strict=True)]
-        positions.append([np.asarray(x) for x in params])
-        normals.append([np.asarray(x) for x in drawn])
-    return Walk(positions, normals)
-
-
-def in_torch(run: Run, *, seed: int = 0) -> Walk:
-    """A bath of the optimizer, which is asked for the numbers that it drew."""
-    params = [torch.zeros(shape, requires_grad=True) for shape in SHAPES]
-    optimizer = cool_torch.CoolMomentum(params, run.learning_rate, schedule=run.cooling)
-    bath = cool_torch.ThermalNoise(optimizer, run.temperature, noise=run.noise, seed=seed)
-    positions, normals = [], []
-    for n, gradients in enumerate(run.gradients):
-        for param, gradient in zip(params, gradients, strict=True):
-            param.grad = torch.as_tensor(gradient, dtype=torch.float32)
-        optimizer.step()
-        positions.append([x.detach().numpy().copy() for x in params])
-        drawn = [bath._normals(i, n + 1, x.detach()) for i, x in enumerate(params)]
-        normals.append([x.numpy() for x in drawn])
-    return Walk(positions, normals)
-
-
-def in_keras(run: Run, *, seed: int = 0) -> Walk:
-    """An optimizer of its own, whose draws are those that it keeps, or makes again if white."""
-    import keras
-
-    from coolmomentum.keras import Langevin
-    from coolmomentum.keras._langevin import _normals
-    from coolmomentum.thermal import draw_key
-
-    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in SHAPES]
-    how = {"schedule": run.cooling, "temperature": run.temperature, "noise": run.noise}
-    optimizer = Langevin(run.learning_rate, seed=seed, **how)
-    positions, normals = [], []
-    for n, gradients in enumerate(run.gradients):
-        step = keras.ops.convert_to_tensor(n, keras.backend.standardize_dtype("int"))
-        keys = [(draw_key(seed, i, 0), step, shape) for i, shape in enumerate(SHAPES)]
-        normals.append([keras.ops.convert_to_numpy(_normals(*key, "float32")) for key in keys])
-        optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in gradients], variables)
-        positions.append([x.numpy().copy() for x in variables])
-    return Walk(positions, normals)
-
-
-FRAMEWORKS = {"jax": in_jax, "torch": in_torch}
-if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.py
-    FRAMEWORKS = {f"keras on {os.environ['KERAS_BACKEND']}": in_keras}
-
-
-@pytest.fixture(params=FRAMEWORKS.values(), ids=FRAMEWORKS.keys())
+@pytest.fixture(params=ADAPTERS.values(), ids=ADAPTERS.keys())
 def walks(request):
     """What walks in a bath of each framework, in float32."""
-    return request.param
+    return request.param.walk_in_bath
 
 
 # --- the reference --------------------------------------------------------------------------------
@@ -189,8 +95,7 @@ def test_it_is_the_reference(walks, run):
     expected, allowed = reference(run, found.normals), bounds(run, found.normals, U32)
     for n, step in enumerate(zip(found.positions, expected, allowed, strict=True)):
         for i, (x, y, bound) in enumerate(zip(*step, strict=True)):
-            error = np.abs(x - y)
-            assert (error <= bound).all(), f"step {n}, parameter {i}: {error} > {bound}"
+            assert_within(x, y, bound, f"parameter {i}", n + 1)
 
 
 def test_the_bound_is_sharp_enough():

@@ -5,126 +5,19 @@ whose moments are exactly those of a walk at rest; its thermometer measures the 
 """
 
 import math
-import os
 from fractions import Fraction
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from adapters import TESTED as ADAPTERS
 from ensembles import AVERAGED, VARIANCES, WHITE, two_points
-from exact import U32, U64
-from frameworks import framework
-
-from coolmomentum import CoolingSchedule
-from coolmomentum import numpy as cool_numpy
-
-torch, cool_torch = framework("torch"), framework("coolmomentum.torch")
-jnp, optax, cool_jax = map(framework, ("jax.numpy", "optax", "coolmomentum.jax"))
+from roles import Walk
 
 
-class Walk(NamedTuple):
-    """What an optimizer and its thermometer are told, and the gradients it meets in each step."""
-
-    rho: float
-    dt2: float
-    every: int
-    gradients: list[list[np.ndarray]]
-
-    @property
-    def cooling(self):
-        """No cooling."""
-        return CoolingSchedule(10, self.rho, "constant")
-
-    @property
-    def start(self):
-        """All parameters at 0."""
-        return [np.zeros_like(x) for x in self.gradients[0]]
-
-
-# --- the frameworks: the reading of all parameters, then that of each -----------------------------
-
-
-def in_numpy(walk):
-    """In float64."""
-    optimizer = cool_numpy.CoolMomentum(learning_rate=walk.dt2, schedule=walk.cooling)
-    thermometer = cool_numpy.Thermometer(walk.every, walk.every)
-    params = walk.start
-    state, seen = optimizer.init(params), thermometer.init(params)
-    for gradients in walk.gradients:
-        params, state = optimizer.step(params, gradients, state)
-        seen = thermometer.update(seen, params, rho=walk.rho, learning_rate=walk.dt2)
-    return thermometer.read(seen), list(thermometer.read(seen, "parameter").values())
-
-
-def in_torch(walk):
-    """By hooks on the optimizer."""
-    params = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in walk.start]
-    optimizer = cool_torch.CoolMomentum(params, walk.dt2, schedule=walk.cooling)
-    thermometer = cool_torch.Thermometer(optimizer, every=walk.every, span=walk.every)
-    for gradients in walk.gradients:
-        for param, gradient in zip(params, gradients, strict=True):
-            param.grad = torch.tensor(gradient, dtype=torch.float32)
-        optimizer.step()
-    return thermometer.read(), list(thermometer.read("parameter").values())
-
-
-def in_jax(walk):
-    """Last in a chain."""
-    tx = optax.chain(
-        cool_jax.cool_momentum(walk.dt2, schedule=walk.cooling),
-        cool_jax.thermometer(walk.dt2, walk.cooling, every=walk.every, span=walk.every),
-    )
-    params = [jnp.asarray(x, jnp.float32) for x in walk.start]
-    state = tx.init(params)
-    for gradients in walk.gradients:
-        given = [jnp.asarray(x, jnp.float32) for x in gradients]
-        updates, state = tx.update(given, state, params)
-        params = optax.apply_updates(params, updates)
-    return cool_jax.read(state), list(cool_jax.read(state, "parameter").values())
-
-
-def in_keras(walk):
-    """A callback of fit, in which the gradients are the batches."""
-    import keras
-
-    from coolmomentum.keras import CoolMomentum, Thermometer
-
-    shapes = [x.shape for x in walk.start]
-    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
-
-    class Given(keras.layers.Layer):
-        def build(self, _):
-            self.ws = [self.add_weight(shape=shape, initializer="zeros") for shape in shapes]
-
-        def call(self, x):
-            flat = keras.ops.concatenate([keras.ops.reshape(w, (-1,)) for w in self.ws])
-            return keras.ops.sum(x * flat, axis=-1)
-
-    model = keras.Sequential([keras.Input((ends[-1],)), Given()])
-    thermometer = Thermometer(walk.every, walk.every)
-    optimizer = CoolMomentum(walk.dt2, schedule=walk.cooling)
-    model.compile(optimizer, lambda _, out: out, jit_compile=keras.backend.backend() == "jax")
-    batches = np.array([np.concatenate([x.ravel() for x in step]) for step in walk.gradients])
-    model.fit(
-        batches.astype("float32"),
-        np.zeros(len(batches)),
-        batch_size=1,
-        shuffle=False,
-        verbose=0,
-        callbacks=[thermometer],
-    )
-    return thermometer.read(), list(thermometer.read("parameter").values())
-
-
-FRAMEWORKS = {"numpy": (in_numpy, U64), "torch": (in_torch, U32), "jax": (in_jax, U32)}
-if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.py
-    FRAMEWORKS = {f"keras on {os.environ['KERAS_BACKEND']}": (in_keras, U32)}
-
-
-@pytest.fixture(params=FRAMEWORKS.values(), ids=FRAMEWORKS.keys())
+@pytest.fixture(params=ADAPTERS.values(), ids=ADAPTERS.keys())
 def framework(request):
     """What reads a walk in each framework, and the unit roundoff of what it computes in."""
-    return request.param
+    return request.param.read_walk, request.param.UNIT
 
 
 # --- closed forms ---------------------------------------------------------------------------------

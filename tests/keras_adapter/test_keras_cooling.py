@@ -118,8 +118,8 @@ def test_nothing_is_traced_again(jit):
         ("20", TypeError, "total_steps must be an integer: '20'"),
         (None, TypeError, "total_steps must be an integer: None"),
         (0, ValueError, "total_steps must be >= 1: 0"),
-        (4, ValueError, "total_steps must be > hold_steps = 4: 4"),
-        (5, ValueError, "total_steps must be > warmup_steps = 5: 5"),
+        (4, ValueError, "warmup_steps must be < total_steps = 4: 5"),
+        (5, ValueError, "warmup_steps must be < total_steps = 5: 5"),
     ],
 )
 def test_bad_totals(built, total, error, message):

@@ -1,6 +1,7 @@
-"""The paths of the Keras adapter for the contract suite, on the backend of this process."""
+"""coolmomentum.keras in the contract suite, on the backend of this process."""
 
 import contextlib
+import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,9 +10,16 @@ import keras
 import numpy as np
 from bounds import numpy_dtype
 from drivers import Driver, Pool
+from exact import U32
 from keras import ops
+from roles import BATH_SHAPES, BathRun, BathWalk, Transfer, names_of, renamed
 
-from coolmomentum.keras import CoolMomentum
+from coolmomentum import keras as cool_keras
+from coolmomentum.keras import CoolMomentum, Langevin, Thermometer
+from coolmomentum.keras._langevin import _normals
+from coolmomentum.thermal import draw_key
+
+UNIT = U32  # of the thermometer
 
 BACKEND = keras.backend.backend()
 if BACKEND == "tensorflow":
@@ -32,7 +40,7 @@ class Keras(Driver):
 
     def __post_init__(self):
         if self.compiled:
-            self.programs, self.cost = 2, 4
+            self.max_compilations, self.cost = 2, 4
         elif BACKEND != "torch":
             self.cost = 2
 
@@ -42,11 +50,11 @@ class Keras(Driver):
         return "float32" if BACKEND == "torch" and self.dtype == "float64" else self.dtype
 
     @property
-    def lacks(self):
-        lacks = {"add": "Keras' optimizers are built for their variables once"}
+    def unsupported(self):
+        unsupported = {"add": "Keras' optimizers are built for their variables once"}
         if BACKEND == "jax" and not self.compiled:
-            lacks["skip"] = "Keras' loss scaler does not run there outside a stateless step"
-        return lacks
+            unsupported["skip"] = "Keras' loss scaler does not run there outside a stateless step"
+        return unsupported
 
     def x64(self):
         """Keras has float64 on JAX where JAX has it."""
@@ -204,3 +212,74 @@ DRIVERS = {
     for dtype in ("float64", "float32", "bfloat16", "float16")
     for compiled in _COMPILED[BACKEND]
 }
+
+
+class Moves(Transfer):
+    """Moves runs of a path of the Keras adapter, whose variables have names of their own."""
+
+    def export(self, run):
+        """See Transfer."""
+        with self.driver.x64():
+            saved = cool_keras.export_state(run.optimizer)
+        return renamed(saved, dict(zip(self._paths(run), names_of(run.params()), strict=True)))
+
+    def load(self, run, saved):
+        """See Transfer."""
+        saved = renamed(saved, dict(zip(names_of(run.params()), self._paths(run), strict=True)))
+        with self.driver.x64():
+            cool_keras.import_state(run.optimizer, saved)
+
+    def _paths(self, run):
+        return [variable.path for variable in run.program.variables]
+
+
+def rho(**settings):
+    """Rho of a new optimizer."""
+    return CoolMomentum(**settings).rho
+
+
+RHO = {"keras": rho}
+
+
+def read_walk(walk):
+    """A callback of fit, in which the gradients are the batches."""
+    shapes = [x.shape for x in walk.start]
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+
+    class Given(keras.layers.Layer):
+        def build(self, _):
+            self.ws = [self.add_weight(shape=shape, initializer="zeros") for shape in shapes]
+
+        def call(self, x):
+            flat = keras.ops.concatenate([keras.ops.reshape(w, (-1,)) for w in self.ws])
+            return keras.ops.sum(x * flat, axis=-1)
+
+    model = keras.Sequential([keras.Input((ends[-1],)), Given()])
+    thermometer = Thermometer(walk.every, walk.every)
+    optimizer = CoolMomentum(walk.dt2, schedule=walk.cooling)
+    model.compile(optimizer, lambda _, out: out, jit_compile=keras.backend.backend() == "jax")
+    batches = np.array([np.concatenate([x.ravel() for x in step]) for step in walk.gradients])
+    model.fit(
+        batches.astype("float32"),
+        np.zeros(len(batches)),
+        batch_size=1,
+        shuffle=False,
+        verbose=0,
+        callbacks=[thermometer],
+    )
+    return thermometer.read(), list(thermometer.read("parameter").values())
+
+
+def walk_in_bath(run: BathRun, *, seed: int = 0) -> BathWalk:
+    """An optimizer of its own, whose draws are those that it keeps, or makes again if white."""
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in BATH_SHAPES]
+    how = {"schedule": run.cooling, "temperature": run.temperature, "noise": run.noise}
+    optimizer = Langevin(run.learning_rate, seed=seed, **how)
+    positions, normals = [], []
+    for n, gradients in enumerate(run.gradients):
+        step = keras.ops.convert_to_tensor(n, keras.backend.standardize_dtype("int"))
+        keys = [(draw_key(seed, i, 0), step, shape) for i, shape in enumerate(BATH_SHAPES)]
+        normals.append([keras.ops.convert_to_numpy(_normals(*key, "float32")) for key in keys])
+        optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in gradients], variables)
+        positions.append([x.numpy().copy() for x in variables])
+    return BathWalk(positions, normals)
