@@ -38,6 +38,7 @@ from coolmomentum.thermometer.noise import (
     GradientNoise,
     Momentum,
     check_gradient_noise,
+    momenta_moments,
     noise_moments,
     true_square,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "adam",
     "check_gradient_noise",
     "known",
+    "momenta_moments",
     "moments",
     "noise_moments",
     "report",

@@ -169,6 +169,44 @@ def noise_moments(
     return xp.stack(columns, axis=1)
 
 
+def momenta_moments(
+    momenta: Sequence[Sequence[Array]],
+    rules: Sequence[Sequence[Momentum]],
+    *,
+    dot: Callable[[Array, Array], Scalar] | None = None,
+    xp: Any = None,
+) -> Array:
+    """As :func:`noise_moments`, of the gradients that momenta show.
+
+    Parameters
+    ----------
+    momenta : four lists with an array for each parameter: after the measured step, after the step
+        before it, and so on.
+    rules : three lists with how each went on in the measured step, in the step before, and so on.
+    dot, xp : as of :func:`moments`.
+
+    Returns
+    -------
+    array of shape (4, parameters)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> momenta = [[np.array([p])] for p in (1.75, 1.5, 1.0, 0.0)]  # of gradients 1
+    >>> momenta_moments(momenta, [[Momentum(0.5, 1.0)]] * 3)[:, 0].tolist()
+    [1.0, 1.0, 1.0, 0.75]
+    """
+    xp = xp or namespace(*momenta[0])
+    columns = zip(zip(*momenta, strict=True), zip(*rules, strict=True), strict=True)
+    wide = [([upcast(x, xp) for x in p], how) for p, how in columns]
+    return noise_moments(
+        (tuple(how[i].gradient(p[i], p[i + 1], xp=xp) for i in range(3)) for p, how in wide),
+        (how[1]._replace(rho=how[0].rho).mean(p[1], xp=xp) for p, how in wide),
+        dot=dot,
+        xp=xp,
+    )
+
+
 class GradientNoise(NamedTuple):
     """What is remembered of the gradients between two readings; a pytree, which goes through jit.
 
@@ -243,39 +281,25 @@ class GradientNoise(NamedTuple):
     def measure(
         self,
         momenta: Sequence[Sequence[Array]],
-        rules: Sequence[Momentum | Sequence[Momentum]],
+        rules: Sequence[Momentum],
         layout: Layout,
-        rho: Scalar | None = None,
         *,
         applied: Scalar = True,
         dot: Callable[[Array, Array], Scalar] | None = None,
         xp: Any = None,
     ) -> "GradientNoise":
-        """With one measured step, from what the momentum was after it and three steps before it.
+        """As :meth:`add`, of momenta that go on by the same rule for all parameters.
 
         Parameters
         ----------
-        momenta : four lists with an array for each parameter, the newest first.
-        rules : how the momentum went on in each of the last three steps, the newest first; of all
-            parameters, or a list with one for each.
-        layout, rho, applied, xp : as of :meth:`add`; rho is by default that of the rules.
-        dot : as of :func:`moments`.
+        momenta, rules, dot : as of :func:`momenta_moments`, a rule for each step.
+        layout, applied, xp : as of :meth:`add`.
         """
-        xp = xp or namespace(*momenta[0])
-        count = len(momenta[0])
-        by_step = [[x] * count if isinstance(x, Momentum) else list(x) for x in rules]
-        for rule in {id(x): x for step in by_step for x in step}.values():
+        steps = [[rule] * len(momenta[0]) for rule in rules]
+        table = momenta_moments(momenta, steps, dot=dot, xp=xp)
+        for rule in rules:
             applied = applied & rule.shows()
-        columns = zip(zip(*momenta, strict=True), zip(*by_step, strict=True), strict=True)
-        wide = [([upcast(x, xp) for x in p], how) for p, how in columns]
-        table = noise_moments(
-            (tuple(how[i].gradient(p[i], p[i + 1], xp=xp) for i in range(3)) for p, how in wide),
-            (how[1]._replace(rho=how[0].rho).mean(p[1], xp=xp) for p, how in wide),
-            dot=dot,
-            xp=xp,
-        )
-        rho = by_step[0][0].rho if rho is None else rho
-        return self.add(table, layout, rho, applied=applied, xp=xp)
+        return self.add(table, layout, rules[0].rho, applied=applied, xp=xp)
 
     def readings(self) -> dict[str, Any]:
         """The readings, with a value for each parameter, each group and all.
@@ -307,13 +331,18 @@ class GradientNoise(NamedTuple):
             )
         return dict(zip(NOISE_READINGS, values, strict=True))
 
-    def why_unknown(self) -> str | None:
-        """Why there is no critical batch size of all parameters together; None if there is."""
+    def why_unknown(self, reason: str = "") -> str | None:
+        """Why there is no critical batch size of all parameters together; None if there is.
+
+        Parameters
+        ----------
+        reason : why the momentum is not known, if it is not.
+        """
         if np.isfinite(self.readings()["critical_batch_size"][-1]):
             return None
         n, (unknown, low) = int(np.asarray(self.counts)[0]), np.asarray(self.sums)[_MEANS:, -1]
         if unknown > 0:
-            why = "the momentum of some parameters is not known"
+            why = f"the momentum of some parameters is not known{reason and f', {reason}'}"
         elif low > 0:
             why = f"the momentum of some parameters is below {LEAST_RHO:g}, which is too little"
         elif n < LEAST_STEPS:
