@@ -14,7 +14,14 @@ TESTS = Path(__file__).parent / "keras_adapter"
 PACKAGE = Path(coolmomentum.__file__).parent
 CONTRACT = [
     Path(__file__).parent / "contract" / f"test_{name}.py"
-    for name in ("contract", "state_transfer", "agreement", "thermometers", "thermal_noise")
+    for name in (
+        "contract",
+        "state_transfer",
+        "agreement",
+        "thermometers",
+        "thermal_noise",
+        "gradient_noise",
+    )
 ]
 PAGES = [
     Path(__file__).parents[1] / "docs" / f"{name}.md"

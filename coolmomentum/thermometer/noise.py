@@ -341,7 +341,7 @@ class GradientNoise(NamedTuple):
         if np.isfinite(self.readings()["critical_batch_size"][-1]):
             return None
         n, (unknown, low) = int(np.asarray(self.counts)[0]), np.asarray(self.sums)[_MEANS:, -1]
-        if unknown > 0:
+        if unknown > 0 or reason:
             why = f"the momentum of some parameters is not known{reason and f', {reason}'}"
         elif low > 0:
             why = f"the momentum of some parameters is below {LEAST_RHO:g}, which is too little"

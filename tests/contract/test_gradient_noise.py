@@ -5,6 +5,7 @@ float64, their products and the mean gradient that a momentum remembers, without
 """
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -104,12 +105,47 @@ def in_jax(steps, kind):
     return [cool_jax.read(state), *cool_jax.read(state, "parameter").values()]
 
 
+def in_keras(steps, kind):
+    """A callback of fit, in which the gradients are the batches."""
+    import keras
+
+    from coolmomentum.keras import CoolMomentum, Thermometer
+
+    shapes = [x.shape for x in steps[0]]
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+
+    class Given(keras.layers.Layer):
+        def build(self, _):
+            self.ws = [self.add_weight(shape=shape, initializer="zeros") for shape in shapes]
+
+        def call(self, x):
+            flat = keras.ops.concatenate([keras.ops.reshape(w, (-1,)) for w in self.ws])
+            return keras.ops.sum(x * flat, axis=-1)
+
+    model = keras.Sequential([keras.Input((ends[-1],)), Given()])
+    thermometer = Thermometer(EVERY, EVERY, **NOISE)
+    optimizer = {
+        "cool": lambda: CoolMomentum(RATE, schedule=CoolingSchedule(10**6, RHO, "constant")),
+        "sgd": lambda: keras.optimizers.SGD(RATE, momentum=RHO),
+        "adam": lambda: keras.optimizers.AdamW(RATE, beta_1=RHO, beta_2=0.99),
+    }[kind]()
+    is_jax = keras.backend.backend() == "jax"
+    model.compile(optimizer, lambda _, out: out, jit_compile=is_jax)
+    batches = np.array([np.concatenate([x.ravel() for x in step]) for step in steps])
+    how = {"batch_size": 1, "shuffle": False, "verbose": 0, "callbacks": [thermometer]}
+    model.fit(batches.astype("float32"), np.zeros(len(batches)), **how)
+    return [thermometer.read(), *thermometer.read("parameter").values()]
+
+
 FRAMEWORKS = {"numpy": (in_numpy, U64), "torch": (in_torch, U32), "jax": (in_jax, U32)}
-KINDS = "cool", "sgd", "adam", "other"
+KINDS = dict.fromkeys(FRAMEWORKS, ("cool", "sgd", "adam", "other")) | {"numpy": ("cool",)}
+if "KERAS_BACKEND" in os.environ:  # a process has one; see test_keras_backends.py
+    name = f"keras on {os.environ['KERAS_BACKEND']}"
+    FRAMEWORKS, KINDS = {name: (in_keras, U32)}, {name: ("cool", "sgd", "adam")}
 ALL = [
     pytest.param(read, u, kind, id=f"{name} {kind}")
     for name, (read, u) in FRAMEWORKS.items()
-    for kind in (KINDS[:1] if name == "numpy" else KINDS)
+    for kind in KINDS[name]
 ]
 
 
