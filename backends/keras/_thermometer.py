@@ -331,7 +331,7 @@ class _Meter:
         key: list[Any],
         variables: list[Variable],
         sampling: core.Sampling,
-        batch_size: int | None,
+        batch_size: int | None = None,
     ) -> None:
         self.key, self._sampling = key, sampling  # the optimizer, and ids of what it moves
         self._optimizer = optimizer = key[0]
