@@ -22,9 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
 
+from coolmomentum.thermometer import GradientNoise, Layout, noise_moments
+
 RECORD = Path(os.environ.get("RECORD", Path(__file__).with_suffix(".json")))
 FIGURE = Path(__file__).parents[1] / "docs" / "critical_batch_size.png"
-EVERY, WINDOW, WINDOWS, PLACES, RHO = 4, 2000, 3, 40, 0.9
+EVERY, WINDOW, WINDOWS, PLACES, RHO = 4, 2000, 3, 20, 0.9
+RUN = 16  # windows of half the length in the figure
+SIMULATED = (0.99, 0.05), (0.95, 0.2), (0.9, 0.05), (0.9, 0.2), (0.9, 0.6), (0.8, 0.2), (0.65, 0.2)
 OPTIMIZERS = "CoolMomentum", "SGD", "Adam"
 
 Arrays = list[np.ndarray]
@@ -109,11 +113,10 @@ def loss_of(network: Network) -> Callable[[Any, Any, Any], Any]:
     def loss(params: Any, x: Any, y: Any) -> Any:
         for layer, kernel, bias in zip(network.layers, params[::2], params[1::2], strict=True):
             if layer == "conv":
-                dims = ("NHWC", "HWIO", "NHWC")
-                x = jax.lax.conv_general_dilated(
-                    x[None], kernel, (1, 1), "VALID", dimension_numbers=dims
-                )
-                x = jax.nn.relu(x[0] + bias).reshape(-1)
+                # As a product with patches, which is faster where each example has a gradient.
+                patches = [x[i : i + 6, j : j + 6, 0] for i in range(3) for j in range(3)]
+                x = jnp.stack(patches, -1) @ kernel.reshape(9, -1) + bias
+                x = jax.nn.relu(x).reshape(-1)
             else:
                 x = x @ kernel + bias
                 x = jnp.tanh(x) if layer == "tanh" else x
@@ -160,12 +163,14 @@ class Exact:
         square, trace = np.mean([self._moments(p) for p in places], axis=0)
         return float(trace / square)
 
-    def by_two_batches(self, places: list[Arrays], seed: int) -> tuple[float, float]:
+    def by_two_batches(
+        self, places: list[Arrays], seed: int, window: int = WINDOW
+    ) -> tuple[float, float]:
         """McCandlish's estimate from batches that the run does not know, and its error.
 
         As many pairs as the thermometer measures steps in a window, at these places in turn.
         """
-        random, pairs = np.random.default_rng(2000 + seed), WINDOW // EVERY
+        random, pairs = np.random.default_rng(2000 + seed), window // EVERY
         drawn = random.integers(len(self.x), size=(pairs, 2 * self.network.batch))
         table = [self._two(places[i % len(places)], chosen) for i, chosen in enumerate(drawn)]
         squares, products = np.array(table, np.float64).T
@@ -178,7 +183,9 @@ class Exact:
 # --- the frameworks -------------------------------------------------------------------------------
 
 
-def in_torch(network: Network, optimizer: str, seed: int) -> Run:
+def in_torch(
+    network: Network, optimizer: str, seed: int, windows: int = WINDOWS, window: int = WINDOW
+) -> Run:
     """A loop of PyTorch."""
     import torch
     from torch.nn import functional
@@ -212,7 +219,7 @@ def in_torch(network: Network, optimizer: str, seed: int) -> Run:
         return out
 
     places = list[Arrays]()
-    for n, chosen in enumerate(batches(network, seed, network.burn_in + WINDOW * WINDOWS), 1):
+    for n, chosen in enumerate(batches(network, seed, network.burn_in + window * windows), 1):
         optimizes.zero_grad()
         out, wanted = forward(x[chosen]), y[chosen]
         if network.regression:
@@ -222,11 +229,11 @@ def in_torch(network: Network, optimizer: str, seed: int) -> Run:
         loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's own
         optimizes.step()
         done = n - network.burn_in
-        if done > 0 and done % (WINDOW // PLACES) == 0:
+        if done > 0 and done % (window // PLACES) == 0:
             places.append([p.detach().numpy().copy() for p in params])
         if done == 0:
             thermometer.reset()
-        elif done > 0 and done % WINDOW == 0:
+        elif done > 0 and done % window == 0:
             yield thermometer.read(reset=True), places
             places = []
 
@@ -298,7 +305,8 @@ def in_keras(network: Network, optimizer: str, seed: int) -> Run:
         return keras.ops.sum((out - wanted) ** 2, -1) / 2
 
     entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(made[optimizer](), squares if network.regression else entropy)
+    loss = squares if network.regression else entropy
+    model.compile(made[optimizer](), loss)  # type: ignore[no-untyped-call]  # Keras is not typed
     drawn = batches(network, seed, network.burn_in + WINDOW * WINDOWS)
     readings, places = list[dict[str, float]](), list[list[Arrays]]()
 
@@ -337,6 +345,44 @@ FRAMEWORKS: dict[str, Callable[[Network, str, int], Run]] = {
     "jax": in_jax,
     "keras": in_keras,
 }
+
+
+# --- simulated ------------------------------------------------------------------------------------
+
+
+def simulated(rho: float, highest: float, replicas: int = 60) -> list[str]:
+    """Readings over the exact value of walks at rest, in 200 directions of unit noise.
+
+    Their curvatures times the step size, of 1, go over a factor of 30 up to the highest.
+    """
+    random, a = np.random.default_rng(0), np.geomspace(highest / 30, highest, 200)
+    layout = Layout.of(range(replicas), [len(a)] * replicas)
+    burn_in = int(20 / (1 - rho) + 5 * (1 - rho) / a[0])
+    x = v = np.zeros((replicas, len(a)))
+    last, squares, sums = [x, x], [], np.zeros((2, replicas))
+    noise, two_lags = (GradientNoise.empty(np.zeros(replicas + 1), 1) for _ in range(2))
+    for n in range(-burn_in, 2000):
+        true = a * x
+        g = true + random.standard_normal(x.shape)
+        if n >= 0 and n % 10 == 0:
+            table = noise_moments(zip(g, *last, strict=True), -(1 - rho) * v)
+            squares.append((true * true).sum(1))
+            sums += table[:2]
+            noise, two_lags = (
+                x.add(y, layout, rho) for x, y in ((noise, table), (two_lags, table[:3]))
+            )
+        last, v = [g, last[0]], rho * v - g
+        x = x + v
+    exact = len(a) / np.mean(squares, axis=0)
+    read = [x.readings()["critical_batch_size"][:-1] for x in (two_lags, noise)]
+    ratios = [np.maximum(x, 1e-9) / exact for x in (sums[0] / sums[1] - 1, *read)]
+    rows = [f"{np.exp(np.nanmean(np.log(ratio))):.2f}" for ratio in ratios]
+    reading = noise.readings()
+    covered = (
+        abs(reading["critical_batch_size"][:-1] - exact)
+        < (reading["critical_batch_size_error"][:-1])
+    )
+    return [str(rho), str(highest), *rows, f"{100 * np.mean(covered):.0f} %"]
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -381,8 +427,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("frameworks", nargs="*", choices=[*FRAMEWORKS, []])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--draw", action="store_true")
+    parser.add_argument(
+        "--simulate", action="store_true", help="print the table of simulated walks"
+    )
+    parser.add_argument("--draw", action="store_true", help="make the figure")
     arguments = parser.parse_args()
+    if arguments.simulate:
+        made = Table("rho", "highest curvature", "C1 alone", "two lags", "D", "covered")
+        for rho, highest in SIMULATED:
+            made.add_row(*simulated(rho, highest))
+        Console().print(made)
+        return
+    if arguments.draw:
+        draw()
+        return
     rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
     for framework in arguments.frameworks:
         new = measure(framework, range(arguments.seeds))
@@ -418,6 +476,33 @@ def compared(rows: np.ndarray) -> list[str]:
     low, middle, high = np.exp(logs.mean() + spread * np.arange(-1, 2))
     covered = int(np.sum(abs(read - exact) < error))
     return [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{covered} of {len(known)}"]
+
+
+def draw() -> None:
+    """A run of the second network in PyTorch, from its first step on: the figure of the page."""
+    import matplotlib.pyplot as plt
+
+    network = NETWORKS["two dense layers"]._replace(burn_in=0)
+    exact, points = Exact(network), []
+    for window, (reading, places) in enumerate(in_torch(network, "SGD", 0, RUN, WINDOW // 2)):
+        two = exact.by_two_batches(places, 900 + window, WINDOW // 2)
+        read = [reading[name] for name in ("critical_batch_size", "critical_batch_size_error")]
+        points.append([(window + 0.5) * WINDOW / 2, exact.critical(places), *read, *two])
+    step, true, read, error, two, two_error = np.array(points).T
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(step, true, color="black", label="exact, over all examples")
+    bars: dict[str, Any] = {"fmt": "o", "capsize": 3, "markersize": 4}
+    axes.errorbar(step - 60, read, error, color="C0", label="thermometer", **bars)
+    axes.errorbar(step + 60, two, two_error, color="C1", label="two batches at one place", **bars)
+    axes.axhline(network.batch, color="gray", linestyle=":", label="batch size of the run")
+    axes.set(
+        xlabel="step",
+        ylabel="critical batch size",
+        yscale="log",
+        title="Two dense layers on digits, SGD with momentum 0.9",
+    )
+    axes.legend(frameon=False)
+    figure.savefig(FIGURE, dpi=150)
 
 
 if __name__ == "__main__":
