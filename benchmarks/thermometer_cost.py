@@ -23,6 +23,7 @@ SHAPE, CLASSES, STEPS = (32, 32, 3), 10, 10
 OPTIMIZERS = ("SGD", "Adam", "CoolMomentum")
 
 Block = Callable[[], object]  # makes STEPS steps and waits for their end
+Settings = dict[str, Any]  # of the thermometer
 Pairs = list[tuple[float, float]]  # processor time of a block without and of one with it
 
 
@@ -33,6 +34,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--every", type=int, nargs="+", default=[10])
     parser.add_argument("--pairs", type=int, default=100, help="blocks of each kind")
+    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, choices=OPTIMIZERS)
+    parser.add_argument("--gradient-noise", action="store_true", help="measure it, too")
     arguments = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
         os.environ[name] = "1"
@@ -40,9 +43,13 @@ def main() -> None:
     images = random.standard_normal((arguments.batch, *SHAPE)).astype(np.float32)
     labels = random.integers(CLASSES, size=arguments.batch)
     table = Table("optimizer", "every", "step, ms", "with / without (quartiles)", "mean")
-    for name in OPTIMIZERS:
+    told: dict[str, Any] = {}
+    if arguments.gradient_noise:
+        told = {"gradient_noise": True, "batch_size": arguments.batch}
+    for name in arguments.optimizers:
         for every in arguments.every:
-            pairs = MEASURE[arguments.framework](name, every, images, labels, arguments.pairs)
+            settings = {"every": every, **told}
+            pairs = MEASURE[arguments.framework](name, settings, images, labels, arguments.pairs)
             without, with_it = np.array(pairs).T
             low, median, high = np.quantile(with_it / without, [0.25, 0.5, 0.75])
             table.add_row(
@@ -81,7 +88,7 @@ def taken(block: Block) -> float:
 # --- PyTorch ------------------------------------------------------------------------------------
 
 
-def in_torch(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs:
+def in_torch(name: str, told: Settings, images: Any, labels: Any, pairs: int) -> Pairs:
     """The loop that one writes in PyTorch."""
     import torch
 
@@ -101,7 +108,7 @@ def in_torch(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pai
         load(model, weights())
         optimizer = make[name](model.parameters())
         if measured:
-            Thermometer(optimizer, every=every)  # which the hooks of the optimizer keep
+            Thermometer(optimizer, **told)  # which the hooks of the optimizer keep
 
         def block() -> None:
             for _ in range(STEPS):
@@ -118,7 +125,7 @@ def in_torch(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pai
 # --- JAX ----------------------------------------------------------------------------------------
 
 
-def in_jax(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs:
+def in_jax(name: str, told: Settings, images: Any, labels: Any, pairs: int) -> Pairs:
     """A jitted step, which has all that it changes donated."""
     import jax
     import optax
@@ -131,12 +138,12 @@ def in_jax(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs
     bare, measured = {
         "SGD": (
             (sgd := optax.sgd(0.01, momentum=0.9)),
-            optax.chain(sgd, thermometer(learning_rate_from_sgd(0.01, 0.9), 0.9, every=every)),
+            optax.chain(sgd, thermometer(learning_rate_from_sgd(0.01, 0.9), 0.9, **told)),
         ),
-        "Adam": ((adam := optax.adam(0.001)), adam_thermometer(adam, 0.001, every=every)),
+        "Adam": ((adam := optax.adam(0.001)), adam_thermometer(adam, 0.001, **told)),
         "CoolMomentum": (
             (cool := cool_momentum(0.001, schedule=cooling)),
-            optax.chain(cool, thermometer(0.001, cooling, every=every)),
+            optax.chain(cool, thermometer(0.001, cooling, **told)),
         ),
     }[name]
 
@@ -170,7 +177,7 @@ def in_jax(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs
 # --- Keras --------------------------------------------------------------------------------------
 
 
-def in_keras(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pairs:
+def in_keras(name: str, told: Settings, images: Any, labels: Any, pairs: int) -> Pairs:
     """One ``fit``, whose callback is called in the blocks that have it."""
     import keras
 
@@ -187,7 +194,7 @@ def in_keras(name: str, every: int, images: Any, labels: Any, pairs: int) -> Pai
 
         def __init__(self) -> None:
             super().__init__()
-            self.thermometer = Thermometer(every=every)
+            self.thermometer = Thermometer(**told)
             self.steps, self.seconds, self.start = 0, list[float](), 0.0
 
         def set_model(self, model: Any) -> None:

@@ -10,7 +10,7 @@ and rounded once, integers give the namespace's default float. Numbers, NumPy's 
 checked (``ValueError``, ``TypeError``); arrays, which may be traced, are not.
 """
 
-from typing import overload
+from typing import Literal, get_args, overload
 
 from coolmomentum import _check
 from coolmomentum._arrays import Scalar, computable, is_checkable
@@ -22,6 +22,7 @@ __all__ = [
     "friction_from_rho",
     "learning_rate_from_adam",
     "learning_rate_from_sgd",
+    "lr_for_batch",
     "matched_sgd_learning_rate",
     "noise_temperature",
     "noise_variance",
@@ -32,6 +33,8 @@ __all__ = [
     "step_size",
     "temperature_from_noise",
 ]
+
+BatchRule = Literal["sgd", "adam"]  # what the temperature goes with: the noise, or its root
 
 
 @overload
@@ -520,6 +523,52 @@ def matched_sgd_learning_rate(learning_rate: Scalar, rho: Scalar, momentum: Scal
     _half_open("momentum", momentum)
     learning_rate, rho, momentum, rounded = computable(learning_rate, rho, momentum)
     return rounded((1 - momentum) * effective_learning_rate(learning_rate, rho))
+
+
+def lr_for_batch(
+    learning_rate: Scalar,
+    batch_size: Scalar,
+    new_batch_size: Scalar,
+    rule: BatchRule = "sgd",
+) -> Scalar:
+    """Learning rate that keeps the temperature at another batch size.
+
+    The variance of the gradient noise goes as ``1 / batch_size``. The temperature of Eq. 19 is
+    proportional to it and to the learning rate: ``learning_rate new_batch_size / batch_size``. That
+    of Adam, whose masses are proportional to the noise, goes with its root:
+    ``learning_rate sqrt(new_batch_size / batch_size)``.
+
+    Parameters
+    ----------
+    learning_rate : at ``batch_size``, >= 0; of CoolMomentum or SGD, or of Adam or RMSprop.
+    batch_size, new_batch_size : examples in a step, > 0.
+    rule : "sgd" or "adam".
+
+    Returns
+    -------
+    learning rate at ``new_batch_size``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the rule is none of the two, or a Python number is out of range.
+
+    Examples
+    --------
+    >>> lr_for_batch(0.1, 64, 256)
+    0.4
+    >>> lr_for_batch(0.1, 64, 256, rule="adam")
+    0.2
+    """
+    _check.one_of("rule", rule, get_args(BatchRule))
+    _non_negative("learning_rate", learning_rate)
+    _positive("batch_size", batch_size)
+    _positive("new_batch_size", new_batch_size)
+    learning_rate, batch_size, new_batch_size, rounded = computable(
+        learning_rate, batch_size, new_batch_size
+    )
+    ratio = new_batch_size / batch_size
+    return rounded(learning_rate * (ratio if rule == "sgd" else ratio**0.5))
 
 
 @overload

@@ -410,7 +410,7 @@ TORCH_MUTANTS = [
     Mutant(
         "thermometer: decoupled weight decay counted as displacement",
         "torch._dynamics:displacement",
-        "known.settings.decay_factor if moved else None",
+        "known.settings.decay_factor if has_moved else None",
         "None",
         Selection(READ_TORCH, "test_it_reads_what and adamw"),
     ),
@@ -625,6 +625,7 @@ def mutated(text: str, mutant: Mutant) -> str:
     node: ast.AST = ast.parse(text)
     for part in name.split("."):
         found = [x for x in ast.iter_child_nodes(node) if getattr(x, "name", "") == part]
+        found = [x for x in found if "overload" not in map(ast.unparse, x.decorator_list)]  # type: ignore[attr-defined]
         if len(found) != 1:
             raise LookupError(f"{len(found)} of the name {part!r}")
         (node,) = found

@@ -22,9 +22,17 @@ from coolmomentum import thermometer as core
 from coolmomentum._arrays import DType, upcast
 from coolmomentum.jax import _common as common
 from coolmomentum.jax._common import AxisName, RhoSchedule
-from coolmomentum.jax._tree import paths
+from coolmomentum.jax._kept import (
+    is_masked,
+    layout_of,
+    leaves_like,
+    released,
+    run_if_in_place,
+    values_like,
+)
+from coolmomentum.jax._noise import GradientNoiseState, Momenta, NoiseMeter
+from coolmomentum.jax._tree import unboxed
 from coolmomentum.langevin import adam_mass
-from coolmomentum.temperature import coordinates
 from coolmomentum.thermal import Noise
 from coolmomentum.thermometer import Window
 
@@ -41,14 +49,21 @@ class ThermometerState(NamedTuple):
     start: optax.Params  # where the span that is going on began; when it ends, how far it came
 
 
+class NoisyThermometerState(NamedTuple):
+    """The state of a thermometer that measures the gradient noise, too."""
+
+    thermometer: ThermometerState
+    noise: GradientNoiseState
+
+
 class AdamThermometerState(NamedTuple):
     """The state of the optimizer, and the state of the thermometer around it."""
 
     inner_state: optax.OptState
-    thermometer: ThermometerState
+    thermometer: ThermometerState | NoisyThermometerState
 
 
-for _state in (ThermometerState, AdamThermometerState, Window):
+for _state in (ThermometerState, NoisyThermometerState, AdamThermometerState, Window):
     # As for CoolMomentumState: the name is taken where the module was reloaded.
     with contextlib.suppress(ValueError):
         export.register_namedtuple_serialization(
@@ -64,6 +79,8 @@ def thermometer(
     span: int = core.SPAN,
     temperature: optax.ScalarOrSchedule | None = None,
     noise: Noise = "averaged",
+    gradient_noise: bool = False,
+    batch_size: int | None = None,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A thermometer for any optimizer: it goes last in the chain and changes nothing.
@@ -87,12 +104,18 @@ def thermometer(
     span : steps over which the freeze-out meter follows the parameters, a multiple of ``every``.
         It needs the parameters as an argument of ``update``; without them it reads NaN.
     temperature, noise : of the heat bath, where :func:`add_thermal_noise` is in the chain.
+    gradient_noise : whether the critical batch size is read too; ``every`` is then 4 at least, and
+        the state has two arrays more of each parameter. It is that of CoolMomentum if rho is a
+        function, and of :func:`optax.sgd`, whose momentum waits for the learning rate, if rho is a
+        number; of others put :func:`gradient_thermometer` first in the chain.
+    batch_size : examples in a step, for that: those of all processes and accumulated batches.
     axis_name : mapped axis along which all displacements are split, where JAX does not know it, see
         :func:`rescaled_temperature`.
 
     Returns
     -------
-    the transformation, whose state is a :class:`ThermometerState`
+    the transformation, whose state is a :class:`ThermometerState`, with ``gradient_noise`` in a
+    :class:`NoisyThermometerState`
 
     Raises
     ------
@@ -118,6 +141,12 @@ def thermometer(
     if temperature is not None:
         common.check_setting("temperature", temperature, _check.non_negative)
     _check.one_of("noise", noise, get_args(Noise))
+    batch_size = core.check_gradient_noise(gradient_noise, batch_size, every)
+    for name, value in (("learning_rate", learning_rate), ("rho", rho)):
+        if batch_size is not None and value is None:
+            raise ValueError(f"{name} must be given with gradient_noise=True: None")
+    if batch_size is not None and temperature is not None:
+        raise ValueError(f"temperature must be None with gradient_noise=True: {temperature!r}")
 
     def dynamics(count: jax.Array, dtype: DType) -> core.Dynamics:
         return core.Dynamics(
@@ -129,12 +158,35 @@ def thermometer(
         )
 
     meter = _Meter(core.Sampling(every, span), dynamics, axis_name)
+    if batch_size is None:
 
-    def update(updates: Any, state: ThermometerState, params: Any = None, **_: Any) -> Any:
-        done, state = meter.step(state, updates, params)
-        return _released(updates, done), state
+        def update(updates: Any, state: ThermometerState, params: Any = None, **_: Any) -> Any:
+            done, state = meter.step(state, updates, params)
+            return released(updates, done), state
 
-    return optax.GradientTransformationExtraArgs(_init, update)
+        return optax.GradientTransformationExtraArgs(_init, update)
+
+    def momentum(count: jax.Array, dtype: DType) -> core.Momentum:
+        return core.Momentum.of_displacements(dynamics(count, dtype))
+
+    momenta = Momenta(momentum, waits=not callable(unboxed(rho)))
+    noise_meter = NoiseMeter(meter.sampling, momenta, batch_size, axis_name)
+
+    def init_noisy(params: optax.Params) -> NoisyThermometerState:
+        state = _init(params)
+        return NoisyThermometerState(state, noise_meter.init(state.previous, (2, 3)))
+
+    def update_noisy(
+        updates: Any, state: NoisyThermometerState, params: Any = None, **_: Any
+    ) -> Any:
+        seen, n = state.thermometer, optax.safe_increment(state.thermometer.count)
+        recent = {1: jax.tree.leaves(seen.previous)}
+        now = values_like(updates, seen.previous)
+        done, noise = noise_meter.step(n, state.noise, now, (2, 3), recent)
+        done, seen = meter.step(seen, updates, params, done=done)
+        return released(updates, done), NoisyThermometerState(seen, noise)
+
+    return optax.GradientTransformationExtraArgs(init_noisy, update_noisy)
 
 
 def adam_thermometer(
@@ -146,6 +198,8 @@ def adam_thermometer(
     *,
     every: int = core.EVERY,
     span: int = core.SPAN,
+    gradient_noise: bool = False,
+    batch_size: int | None = None,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with a thermometer that knows its masses.
@@ -163,7 +217,9 @@ def adam_thermometer(
         The weight decay of :func:`optax.adamw` would be measured with it: chain
         ``optax.add_decayed_weights(-learning_rate * weight_decay)`` after this instead.
     learning_rate, b1, b2, eps : of the optimizer; an ``eps_root`` counts as 0.
-    every, span, axis_name : see :func:`thermometer`.
+    every, span : see :func:`thermometer`.
+    gradient_noise, batch_size : likewise; the state has then three arrays more of each parameter.
+    axis_name : see :func:`thermometer`.
 
     Returns
     -------
@@ -190,27 +246,107 @@ def adam_thermometer(
     common.check_setting("b1", b1, _check.half_open)
     common.check_setting("b2", b2, _check.half_open)
     common.check_setting("eps", eps, _check.non_negative)
+    batch_size = core.check_gradient_noise(gradient_noise, batch_size, every)
     inner = optax.with_extra_args_support(optimizer)
 
     def dynamics(count: jax.Array, dtype: DType) -> core.Dynamics:
         return core.adam(*(common.value_at(x, count, dtype) for x in (learning_rate, b1)))
 
+    def momentum(count: jax.Array, dtype: DType) -> core.Momentum:
+        beta1 = common.value_at(b1, count, dtype)
+        return core.Momentum(beta1, 1 - beta1)
+
     meter = _Meter(core.Sampling(every, span), dynamics, axis_name)
+    noise_meter, lags = None, (1, 2, 3)
+    if batch_size is not None:
+        noise_meter = NoiseMeter(meter.sampling, Momenta(momentum), batch_size, axis_name)
 
     def init(params: optax.Params) -> AdamThermometerState:
         inner_state = inner.init(params)
-        moment = _second_moment(_adam_in(inner_state))
-        return AdamThermometerState(inner_state, _init(_masked_as(moment, params)))
+        adam = _adam_in(inner_state)
+        state = _init(_masked_as(_second_moment(adam), params))
+        if noise_meter is None:
+            return AdamThermometerState(inner_state, state)
+        noisy = NoisyThermometerState(state, noise_meter.init(adam.mu, lags))
+        return AdamThermometerState(inner_state, noisy)
 
     def update(updates: Any, state: AdamThermometerState, params: Any = None, **extra: Any) -> Any:
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
-        adam, seen = _adam_in(inner_state), state.thermometer
+        adam, seen, done = _adam_in(inner_state), state.thermometer, True
+        noise: GradientNoiseState | None = None
+        if noise_meter is not None and isinstance(seen, NoisyThermometerState):
+            n = optax.safe_increment(seen.noise.count)
+            done, noise = noise_meter.step(n, seen.noise, jax.tree.leaves(adam.mu), lags)
+        seen = seen.thermometer if isinstance(seen, NoisyThermometerState) else seen
         masses = functools.partial(_adam_masses, adam, seen.previous, b2, eps)
         now, here = (_masked_as(_second_moment(adam), x) for x in (updates, params))
-        done, seen = meter.step(seen, now, here, masses)
-        return _released(updates, done), AdamThermometerState(inner_state, seen)
+        done, seen = meter.step(seen, now, here, masses, done)
+        both = seen if noise is None else NoisyThermometerState(seen, noise)
+        return released(updates, done), AdamThermometerState(inner_state, both)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def gradient_thermometer(
+    rho: RhoSchedule | float,
+    batch_size: int,
+    *,
+    every: int = core.EVERY,
+    axis_name: AxisName | None = None,
+) -> optax.GradientTransformation:
+    """The critical batch size of any optimizer with momentum: it goes first in the chain.
+
+    It measures the gradients that pass it and changes nothing. What the momentum remembers it does
+    not see, so that it is less true than :func:`thermometer` and :func:`adam_thermometer` are: in
+    the first order of the curvature, see :func:`coolmomentum.thermometer.true_square`.
+
+    Parameters
+    ----------
+    rho : momentum coefficient of the optimizer, such as b1 of :func:`optax.lion`: a number or a
+        function of the step. Not Nesterov's.
+    batch_size : examples in a step, those of all processes and accumulated batches.
+    every : one step in this many is measured, 4 at least.
+    axis_name : see :func:`thermometer`.
+
+    Returns
+    -------
+    the transformation, whose state is a :class:`GradientNoiseState`
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, optax
+    >>> from coolmomentum.jax import gradient_thermometer, read
+    >>> tx = optax.chain(gradient_thermometer(rho=0.9, batch_size=64, every=4), optax.lion(0.001))
+    >>> params = jnp.zeros(2)
+    >>> opt_state = tx.init(params)
+    >>> for _ in range(40):
+    ...     _, opt_state = tx.update(jnp.array([3.0, 4.0]), opt_state, params)
+    >>> round(read(opt_state)["gradient_norm"], 3)
+    5.0
+    """
+    common.check_setting("rho", rho, functools.partial(_check.half_open, low=-1.0))
+    told = core.check_gradient_noise(True, batch_size, core.Sampling(every, every).every)
+
+    def momentum(count: jax.Array, dtype: DType) -> core.Momentum:
+        return core.Momentum(common.rho_at(rho, count, dtype), 1.0)
+
+    sampling, lags = core.Sampling(every, every), (1, 2)
+    meter = NoiseMeter(sampling, Momenta(momentum, are_gradients=True), told or 1, axis_name)
+
+    def init(params: optax.Params) -> GradientNoiseState:
+        return meter.init(_zeros(params), lags)
+
+    def update(updates: Any, state: GradientNoiseState, params: Any = None) -> Any:
+        n = optax.safe_increment(state.count)
+        done, state = meter.step(n, state, values_like(updates, state.lags[0]), lags)
+        return released(updates, done), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _adam_in(state: optax.OptState) -> Any:
@@ -229,7 +365,7 @@ def _second_moment(adam: Any) -> optax.Updates:
 
 
 def _adam_masses(adam: Any, previous: optax.Updates, b2: Any, eps: Any) -> Iterable[jax.Array]:
-    for moment in _leaves(_second_moment(adam), previous):
+    for moment in leaves_like(_second_moment(adam), previous):
         x = upcast(moment, jnp)
         n, decay, epsilon = (common.value_at(y, adam.count, x.dtype) for y in (adam.count, b2, eps))
         if isinstance(adam, optax.ScaleByAmsgradState):  # the bias of the maximum is corrected
@@ -256,8 +392,10 @@ def read(opt_state: optax.OptState, by: core.By = "all") -> dict[str, Any]:
     Returns
     -------
     a dict of floats with the readings of :meth:`coolmomentum.thermometer.Window.readings` and
-    "steps", the steps of the window; NaN where something is not known. By group or parameter a
-    dict of such dicts, by the names of the nodes in the tree without boxes, as ``"dense/kernel"``;
+    "steps", the steps of the window; NaN where something is not known. Where the gradient noise is
+    measured, also those of :meth:`coolmomentum.thermometer.GradientNoise.readings`.
+    By group or parameter a dict of such dicts, by the names of the nodes in the tree without boxes,
+    as ``"dense/kernel"``;
     equal names get a number, as ``"dense/kernel#2"``
 
     Raises
@@ -270,7 +408,8 @@ def read(opt_state: optax.OptState, by: core.By = "all") -> dict[str, Any]:
     -----
     UserWarning
         If nothing was measured in the window, or the walk is more than 5 per cent hotter than its
-        bath: the warning says why.
+        bath: the warning says why. Likewise if the gradient noise is measured and there is no
+        critical batch size.
 
     Examples
     --------
@@ -285,16 +424,25 @@ def read(opt_state: optax.OptState, by: core.By = "all") -> dict[str, Any]:
     >>> {name: x["rescaled_temperature"] for name, x in read(state, "parameter").items()}
     {'dense/bias': 1.0, 'dense/kernel': 4.0}
     """
+    noises = common.states_in(opt_state, GradientNoiseState)
     found = common.states_in(opt_state, ThermometerState)
-    if len(found) != 1:
+    if len(found) > 1 or len(noises) > 1 or not (found or noises):
         raise ValueError(
-            f"opt_state must have the state of one thermometer in it: {len(found)} found"
+            "opt_state must have the state of one thermometer in it: "
+            f"{len(found) or len(noises)} found"
         )
-    (state,) = found
-    window = Window(*map(np.asarray, jax.tree.leaves(state.window)))
-    layout = _layout(state.previous)
-    reading = core.report(window, layout, by)
-    if layout.parameters and (why := core.why_unmeasured(window)):
+    noise = noises[0].on_host() if noises else None
+    if found:
+        window = Window(*map(np.asarray, jax.tree.leaves(found[0].window)))
+        layout = layout_of(found[0].previous)
+    else:
+        layout = layout_of(noises[0].lags[0])
+        count, begun = map(int, jax.tree.leaves(noises[0][:2]))
+        window = Window.empty(np.zeros(len(layout))).step(count - begun)
+    reading = core.report(window, layout, by, noise)
+    if found and layout.parameters and (why := core.why_unmeasured(window)):
+        warnings.warn(why, stacklevel=2)
+    if noise is not None and (why := noise.why_unknown(noises[0].reason())):
         warnings.warn(why, stacklevel=2)
     if why := core.why_hotter(core.report(window, layout), layout):
         warnings.warn(why, stacklevel=2)
@@ -329,20 +477,26 @@ def reset(opt_state: optax.OptState) -> optax.OptState:
         window = Window(*map(jnp.asarray, arrays)).next(xp=jnp)
         return state._replace(window=jax.tree.unflatten(structure, window))
 
-    return common.map_states(begun, opt_state, ThermometerState)
+    opt_state = common.map_states(begun, opt_state, ThermometerState)
+    return common.map_states(GradientNoiseState.next, opt_state, GradientNoiseState)
 
 
 # --- measuring ----------------------------------------------------------------------------------
 
 
-def _init(params: optax.Params) -> ThermometerState:
+def _zeros(params: optax.Params) -> Any:
+    """Of each leaf that moves, strongly typed, or the second step would compile again."""
+
     def zeros(x: Any) -> Any:
-        # An explicit dtype makes them strongly typed, or the second step would compile again.
         stays = not common.is_trainable(x)
         return optax.MaskedNode() if stays else jnp.zeros_like(x, jnp.result_type(x))
 
-    previous, start = (jax.tree.map(zeros, params) for _ in range(2))  # both can be donated
-    columns, dtype = len(_layout(previous)), common.precision(*jax.tree.leaves(previous))
+    return jax.tree.map(zeros, params)
+
+
+def _init(params: optax.Params) -> ThermometerState:
+    previous, start = (_zeros(params) for _ in range(2))  # both can be donated
+    columns, dtype = len(layout_of(previous)), common.precision(*jax.tree.leaves(previous))
     sums, counts = ((len(core.SUMS), columns), dtype), ((len(core.COUNTS),), jnp.int32)
     window = Window(jnp.zeros(*sums), jnp.zeros(*counts))
     return ThermometerState(jnp.zeros([], jnp.int32), window, previous, start)
@@ -357,16 +511,23 @@ class _Meter:
     axis_name: AxisName | None
 
     def step(
-        self, state: ThermometerState, updates: Any, params: Any, masses: Masses | None = None
+        self,
+        state: ThermometerState,
+        updates: Any,
+        params: Any,
+        masses: Masses | None = None,
+        done: Any = True,
     ) -> tuple[Any, ThermometerState]:
-        """The state after a step, and a flag that is True once all is measured."""
+        """The state after a step, and a flag that is True once all is measured.
+
+        ``done`` is such a flag of something that reads the state before.
+        """
         n, sampling = optax.safe_increment(state.count), self.sampling
         state = state._replace(count=n, window=state.window.step(xp=jnp))
         previous, start = jax.tree.leaves(state.previous), jax.tree.leaves(state.start)
         if not previous:
-            return True, state
-        now = _like(updates, state.previous)
-        done: Any = True
+            return done, state
+        now = values_like(updates, state.previous)
         if params is not None:
             begins, ends = sampling.begins_span(n), sampling.ends_span(n)
 
@@ -376,17 +537,18 @@ class _Meter:
                 path = upcast(x, jnp) - upcast(x0, jnp) + upcast(dx, jnp)
                 return jnp.where(ends, path.astype(x0.dtype), x0)
 
-            here = _like(params, state.previous)
-            done, start = _run_if_in_place(
-                begins | ends, lambda start: list(map(follow, start, here, now)), start
+            here = values_like(params, state.previous)
+            wanted = begins | ends if done is True else (begins | ends) & done
+            done, start = run_if_in_place(
+                wanted, lambda start: list(map(follow, start, here, now)), start
             )
         path = None if params is None else start
-        done, window = _run_if_in_place(
+        done, window = run_if_in_place(
             sampling.measures(n) & done,
             lambda window: self._measured(window, state, now, path, masses),
             state.window,
         )
-        done, previous = _run_if_in_place(sampling.precedes(n) & done, lambda _: now, previous)
+        done, previous = run_if_in_place(sampling.precedes(n) & done, lambda _: now, previous)
         tree = jax.tree.structure(state.previous)
         trees = (jax.tree.unflatten(tree, leaves) for leaves in (previous, start))
         return done, ThermometerState(n, window, *trees)
@@ -399,7 +561,7 @@ class _Meter:
         path: list[jax.Array] | None,
         masses: Masses | None,
     ) -> Window:
-        n, dtype, layout = state.count, window.sums.dtype, _layout(state.previous)
+        n, dtype, layout = state.count, window.sums.dtype, layout_of(state.previous)
 
         def moments(*displacements: Any) -> Any:
             def dot(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -423,65 +585,10 @@ class _Meter:
             return ended
 
 
-def _run_if_in_place(
-    wanted: jax.Array, f: Callable[[Any], Any], value: Any
-) -> tuple[jax.Array, Any]:
-    """``f(value)`` if it is wanted, else ``value``; and True, when it is there.
-
-    XLA gives the result of a loop the buffers of its operand, where a conditional copies it.
-    """
-    value = lax.stop_gradient(value)  # a loop has no reverse-mode derivative, and this needs none
-    left, value = lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: (jnp.zeros_like(carry[0]), lax.stop_gradient(f(carry[1]))),
-        (wanted, value),
-    )
-    return ~left, value
-
-
-def _released(updates: optax.Updates, done: Any) -> optax.Updates:
-    """The updates as they are, once all is measured.
-
-    XLA would otherwise copy the parameters and the displacements on every step, because it may
-    overwrite the first, which are donated, before they are measured. The choice costs no pass: it
-    is part of adding the updates.
-    """
-    return jax.tree.map(lambda x: jnp.where(done, x, jnp.zeros_like(x)), updates)
-
-
-def _is_masked(node: Any) -> bool:
-    return node is None or isinstance(node, optax.MaskedNode)
-
-
-def _leaves(tree: Any, like: Any) -> list[Any]:
-    """The leaves where ``like`` has leaves, in order: boxes do not matter, None is a leaf."""
-    nodes, others = (jax.tree.leaves(x, is_leaf=_is_masked) for x in (tree, like))
-    if len(nodes) != len(others):
-        raise ValueError(
-            f"updates and params must have the leaves of init: {len(nodes)}, not {len(others)}"
-        )
-    return [node for node, x in zip(nodes, others, strict=True) if not _is_masked(x)]
-
-
-def _like(tree: Any, like: Any) -> list[jax.Array]:
-    """The leaves where ``like`` has leaves, in its dtypes; of None, which stands, zeros."""
-    return [
-        jnp.zeros_like(x) if node is None else lax.stop_gradient(jnp.asarray(node, x.dtype))
-        for node, x in zip(_leaves(tree, like), jax.tree.leaves(like), strict=True)
-    ]
-
-
 def _masked_as(mask: Any, tree: Any) -> Any:
     """The tree without the branches that are masked in another."""
 
     def masked(m: Any, x: Any) -> Any:
         return m if isinstance(m, optax.MaskedNode) else x
 
-    return None if tree is None else jax.tree.map(masked, mask, tree, is_leaf=_is_masked)
-
-
-def _layout(tree: Any) -> core.Layout:
-    """The names and sizes of the leaves of a tree; groups are its nodes."""
-    leaves = paths(tree)
-    sizes = [coordinates(x, xp=jnp) for _, x in leaves]
-    return core.Layout.from_paths([path for path, _ in leaves], sizes)
+    return None if tree is None else jax.tree.map(masked, mask, tree, is_leaf=is_masked)

@@ -13,11 +13,12 @@ from keras import ops, tree
 
 from coolmomentum import _check
 from coolmomentum import thermometer as core
+from coolmomentum._arrays import bits
 from coolmomentum.keras._common import Tensor, Variable, path_of, wide_dtype
 from coolmomentum.keras._dynamics import rule_of
 
 SHOWN = ("rescaled_temperature", "temperature", "rho", "freeze_out")
-NOTHING = core.Window.empty(np.zeros(1)), core.Layout((), ())
+Seen = tuple[core.Window, core.Layout, core.GradientNoise | None]
 JAX, TENSORFLOW = (keras.backend.backend() == name for name in ("jax", "tensorflow"))
 
 
@@ -41,6 +42,9 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
     all_weights : count all weights of the model, as the paper's authors do, with the moving
         statistics of batch normalization. These do not walk: as the weights cool they become all
         that is measured, and it looks as if the cooling stopped. Only to compare with the paper.
+    gradient_noise : whether the critical batch size is read too, of CoolMomentum, SGD with
+        momentum, Adam and AdamW, with momenta in 32 bits at least; ``every`` is then 4 at least.
+    batch_size : examples in a step, for that: those of all replicas and accumulated batches.
 
     Raises
     ------
@@ -88,19 +92,27 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
         *,
         readings: Sequence[str] = SHOWN,
         all_weights: bool = False,
+        gradient_noise: bool = False,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self._sampling = core.Sampling(every, span)
         if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
             raise TypeError(f"optimizer must be a keras.optimizers.Optimizer: {optimizer!r}")
         self._optimizer = optimizer
-        self._readings = tuple(_check.one_of("readings", x, core.READINGS) for x in readings)
         self._all_weights = _check.flag("all_weights", all_weights)
-        self._seen = NOTHING  # the last window
+        every = self._sampling.every
+        self._batch_size = core.check_gradient_noise(gradient_noise, batch_size, every)
+        if gradient_noise and all_weights:
+            raise ValueError("all_weights must be False with gradient_noise=True: True")
+        allowed = (*core.READINGS, *(core.NOISE_READINGS if gradient_noise else ()))
+        self._readings = tuple(_check.one_of("readings", x, allowed) for x in readings)
+        self._seen = self._nothing()  # the last window
         self._trainer: Any = None  # the model, while it is trained
         self._meter: _Meter | None = None
         self._begun: Tensor = None  # iterations where the window began
         self._batches, self._error, self._waits, self._warned = 0, "", False, False
+        self._warned_of_noise = False
 
     # --- what the user calls ----------------------------------------------------------------------
 
@@ -116,8 +128,10 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
         -------
         dict with "steps" and :data:`coolmomentum.thermometer.READINGS`, which
         :meth:`coolmomentum.thermometer.Window.readings` describes; NaN where something is not
-        known. By group or parameter a dict of such dicts, by the paths of the layers or variables.
-        Equal paths get a number, as ``tower/fc#2``.
+        known. With ``gradient_noise`` also :data:`coolmomentum.thermometer.NOISE_READINGS`, of
+        :meth:`coolmomentum.thermometer.GradientNoise.readings`.
+        By group or parameter a dict of such dicts, by the paths of the layers or variables. Equal
+        paths get a number, as ``tower/fc#2``.
 
         Warns
         -----
@@ -126,19 +140,24 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
             than its bath: the warning says why.
         """
         _check.flag("reset", reset)
-        window, layout = self._on_host()
-        reading = core.report(window, layout, by)
+        window, layout, noise = self._on_host()
+        reading = core.report(window, layout, by, noise)
         why = self._why(window) or core.why_hotter(core.report(window, layout), layout)
         if why and not self._warned:
             self._warned = True
             warnings.warn(why, stacklevel=2)
+        elif noise and window.counts[0] and not self._warned_of_noise:
+            why = noise.why_unknown(self._meter.why_no_noise if self._meter else "")
+            self._warned_of_noise = why is not None
+            if why:
+                warnings.warn(why, stacklevel=2)
         if reset:
             self.reset()
         return reading
 
     def reset(self) -> None:
         """Begin a new window; the span of the freeze-out meter goes on. An epoch begins with it."""
-        self._seen, self._batches, self._error = NOTHING, 0, ""
+        self._seen, self._batches, self._error = self._nothing(), 0, ""
         if self._trainer:
             self._begun = _iterations(self._followed())
             if self._meter:
@@ -238,20 +257,27 @@ class Thermometer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is n
         others = [x for x in model.weights if id(x) not in key] if self._all_weights else []
         variables = moving + [x for x in others if _is_floating(x)]
         before = self._meter
-        self._meter = _Meter(key, variables, self._sampling) if variables else None
+        batch = self._batch_size
+        self._meter = _Meter(key, variables, self._sampling, batch) if variables else None
         if before and self._meter:
             self._meter.take_over(before)
 
-    def _on_host(self) -> tuple[core.Window, core.Layout]:
+    def _nothing(self) -> Seen:
+        noise = self._batch_size and core.GradientNoise.empty(np.zeros(1), self._batch_size)
+        return core.Window.empty(np.zeros(1)), core.Layout((), ()), noise or None
+
+    def _on_host(self) -> Seen:
         if self._trainer is None:
             return self._seen
         self.model  # noqa: B018  # on JAX this brings the variables back from the compiled steps
-        (sums, counts), layout = NOTHING
+        (sums, counts), layout, noise = self._nothing()
         if self._meter:
             sums, counts = map(ops.convert_to_numpy, self._meter.record.window)
             layout = self._meter.layout
+            if self._meter.noise:
+                noise = core.GradientNoise(*map(ops.convert_to_numpy, self._meter.noise))
         steps = int(ops.convert_to_numpy(_iterations(self._followed()) - self._begun))
-        return core.Window(sums, np.array([steps, *counts[1:]])), layout
+        return core.Window(sums, np.array([steps, *counts[1:]])), layout, noise
 
     def _why(self, window: core.Window) -> str | None:
         """Why the window reads NaN throughout; None if it does not."""
@@ -288,10 +314,25 @@ class _Record(NamedTuple):
     told: Tensor  # shape (): iterations that the window knows of
 
 
+class _Kept(NamedTuple):
+    """What is kept of a step for the gradient noise."""
+
+    momenta: list[Tensor]  # after the step, as a reader gives values
+    rule: core.Momentum
+    before: Tensor  # shape (): iterations before the step
+    after: Tensor
+
+
 class _Meter:
     """The window of some variables, and what the next measured step is compared with."""
 
-    def __init__(self, key: list[Any], variables: list[Variable], sampling: core.Sampling) -> None:
+    def __init__(
+        self,
+        key: list[Any],
+        variables: list[Variable],
+        sampling: core.Sampling,
+        batch_size: int | None = None,
+    ) -> None:
         self.key, self._sampling = key, sampling  # the optimizer, and ids of what it moves
         self._optimizer = optimizer = key[0]
         self._variables, self._dtype = variables, wide_dtype(variables)
@@ -306,6 +347,9 @@ class _Meter:
         self._squares: Callable[[], list[Tensor]] | None = None
         self._copy = _compiled(lambda tensors: tree.map_structure(ops.copy, tensors))
         self._difference, self._measure = _compiled(self._step), _compiled(self._measured)
+        self._batch_size, self.why_no_noise = batch_size, self._rule.why_none
+        self._momenta: Callable[[], list[Tensor]] | None = None
+        self._measure_noise = _compiled(self._noise_measured)
         self.begin()
 
     def begin(self) -> None:
@@ -317,6 +361,13 @@ class _Meter:
         self._before: _Snapshot | None = None  # the step that goes on
         self._previous: _Step | None = None  # the step before, if it was looked at
         self._start: list[Tensor] | None = None  # the values where the span began
+        self.noise: core.GradientNoise | None = None
+        self._kept: list[_Kept] = []  # of the last steps, the newest first
+        if self._batch_size:
+            empty = core.GradientNoise.empty(sums[0], self._batch_size, xp=ops)
+            self.noise = core.GradientNoise(
+                empty.sums, ops.zeros(1, "int32"), ops.convert_to_tensor(self._batch_size, "int32")
+            )
 
     def take_over(self, other: "_Meter") -> None:
         """Go on from a meter of more variables, in the batch in which the optimizer was built."""
@@ -335,11 +386,18 @@ class _Meter:
     def reset(self) -> None:
         """Begin a window."""
         self.record = self.record._replace(window=self.record.window.next(xp=ops))
+        self.noise = self.noise and self.noise.next()
 
     def looks(self) -> bool:
         """Whether the step that comes is looked at."""
         n = (self.batches or 0) // self._accumulated + 1
+        return self._looks_at(n) or self._noise_looks_at(n)
+
+    def _looks_at(self, n: int) -> bool:
         return bool(self._sampling.measures(n) or self._sampling.precedes(n))
+
+    def _noise_looks_at(self, n: int) -> bool:
+        return bool(self.noise) and self._sampling.steps_to_noise(n) < core.BLOCK
 
     def before(self) -> None:
         """Before a batch: keep what its step is compared with."""
@@ -352,7 +410,10 @@ class _Meter:
         rate = ops.convert_to_tensor(getattr(optimizer, "learning_rate", 0.0))
         rate = ops.cast(rate, self._dtype)
         if self.batches % self._accumulated == 0:
-            self._before = self._copy(self._now(rate))
+            now = self._now(rate)
+            if not self._looks_at(self.batches // self._accumulated + 1):
+                now = now._replace(values=[])  # of the momenta alone
+            self._before = self._copy(now)
             if self._start is None:
                 self._start = self._before.values
                 self.record = self.record._replace(told=self._before.iterations)
@@ -368,6 +429,11 @@ class _Meter:
         if inside or not self._before or not self._optimizer.built:
             return
         before, self._before = self._before, None
+        if self._noise_looks_at(n):
+            self._keep(self._sampling.steps_to_noise(n), before)
+        if not self._looks_at(n):
+            self._previous = None
+            return
         previous, self._previous = self._previous, None
         now = self._now(before.rate)
         if self._sampling.measures(n):
@@ -389,6 +455,30 @@ class _Meter:
         else:
             step = self._difference(before, now)
         self._previous = step if self._sampling.precedes(n) else None
+
+    def _keep(self, ahead: int, before: _Snapshot) -> None:
+        """Keep the momenta of a step for one so many steps later, or measure the gradient noise."""
+        if self.why_no_noise or self._rule.momenta is None:
+            return
+        if self._momenta is None:
+            all_of_them, index = self._rule.momenta(), self._optimizer._get_variable_index
+            chosen = [all_of_them[index(x)] for x in self._variables]
+            if any(bits(keras.backend.standardize_dtype(x.dtype)) < 32 for x in chosen):
+                self.why_no_noise = "in 16 bits"
+                return
+            self._momenta = _reader(chosen, self._dtype)
+        rule = self._rule.momentum(before.rate)
+        kept = _Kept(
+            self._momenta() if ahead == 0 else self._copy(self._momenta()),
+            core.Momentum(*(ops.cast(x, self._dtype) for x in rule)),
+            before.iterations,
+            _iterations(self._optimizer),
+        )
+        self._kept = [kept, *self._kept][: core.BLOCK]
+        if ahead == 0:
+            if len(self._kept) == core.BLOCK:
+                self.noise = self._measure_noise(self.noise, self._kept)
+            self._kept = []
 
     def _now(self, rate: Tensor) -> _Snapshot:
         return _Snapshot(self._values(), _iterations(self._optimizer), rate)
@@ -451,6 +541,14 @@ class _Meter:
             xp=ops,
         )
         return _Record(window, ops.copy(now.iterations)), step
+
+    def _noise_measured(self, noise: core.GradientNoise, kept: list[_Kept]) -> core.GradientNoise:
+        """With one more measured step."""
+        applied = ops.ones((), "bool")
+        for step in kept[:-1]:
+            applied = ops.logical_and(applied, ops.equal(step.after - step.before, 1))
+        momenta, rules = [self._apart(x.momenta) for x in kept], [x.rule for x in kept[:-1]]
+        return noise.measure(momenta, rules, self.layout, applied=applied, xp=ops)
 
     def _apart(self, values: list[Tensor]) -> list[Tensor]:
         """An array for each variable, in the dtype to compute in."""

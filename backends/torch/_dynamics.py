@@ -65,14 +65,14 @@ def follow(
 def settings_of(optimizer: Optimizer, group: Group, rho: Override, dt2: Override) -> Settings:
     """The settings of a group in the step that comes next; the user's overrides go first."""
     told = [x(group) if callable(x) else x for x in (rho, dt2)]
-    pairs = zip(told, _dynamics_of(optimizer, group)[:2], strict=True)
+    pairs = zip(told, dynamics_of(optimizer, group)[:2], strict=True)
     numbers = [own if override is None else override for override, own in pairs]
     lr = group["lr"] if uses_step_of(optimizer, SGD) else None
     decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, Adafactor | Muon))
     decay = group.get("weight_decay", 0) if decoupled else 0
     factor = 1 - scalar(group["lr"]) * decay if decay else None
     in_state = _is_in_state(optimizer, group)
-    return Settings._make([*map(_snapshot, [*numbers, lr, factor]), in_state])
+    return Settings._make([*map(snapshot, [*numbers, lr, factor]), in_state])
 
 
 def bath_of(optimizer: Optimizer) -> thermometer.Bath | None:
@@ -84,14 +84,14 @@ def bath_of(optimizer: Optimizer) -> thermometer.Bath | None:
     return thermometer.Bath(bath.temperature_at(step), bath.noise)
 
 
-def _snapshot(value: Any) -> Any:
+def snapshot(value: Any) -> Any:
     """A float, or a tensor of one that later changes in place leave alone; None stays."""
     if isinstance(value, Tensor):
         return value.detach().reshape(()).clone()
     return None if value is None else float(value)
 
 
-def _dynamics_of(optimizer: Optimizer, group: Group) -> thermometer.Dynamics:
+def dynamics_of(optimizer: Optimizer, group: Group) -> thermometer.Dynamics:
     """Adam's masses are taken as constant within the step."""
     if uses_step_of(optimizer, CoolMomentum):
         return thermometer.Dynamics(group["cooling_rho"], scalar(group["lr"]))
@@ -134,12 +134,18 @@ def mass_of(optimizer: Optimizer, group: Group, param: Tensor) -> Number:
 
 
 def before(
-    optimizer: Optimizer, group: Group, param: Tensor, how: Settings, closure: bool
+    optimizer: Optimizer,
+    group: Group,
+    param: Tensor,
+    how: Settings,
+    closure: bool,
+    *,
+    copies: bool = True,
 ) -> Before:
     """The record of a parameter for the next step, which may get a closure."""
     is_ours = isinstance(optimizer, CoolMomentum)
     copy = None
-    if not (how.in_state and (is_ours or _is_known(optimizer, param))):
+    if copies and not (how.in_state and (is_ours or _is_known(optimizer, param))):
         copy = local_real_view(param).clone()
     fused = bool(group.get("fused")) or is_ours
     version = None if fused or hasattr(param, "to_local") else param._version
@@ -151,19 +157,24 @@ def displacement(optimizer: Optimizer, param: Tensor, known: Before, keep: bool)
 
     For CoolMomentum it is the state itself, which the next step changes, or a copy to keep.
     """
-    moved = param.grad is not None
-    if not moved:  # or its gradient was dropped after it had moved
-        moved = known.had_gradient if known.version is None else param._version != known.version
+    has_moved = moved(param, known)
     if known.copy is not None:
-        factor = known.settings.decay_factor if moved else None
+        factor = known.settings.decay_factor if has_moved else None
         return difference(local_real_view(param), known.copy, factor)
     state = optimizer.state.get(param)
-    if not moved or not state:
+    if not has_moved or not state:
         return torch.zeros_like(local_real_view(param))
     if isinstance(optimizer, CoolMomentum):
         moved_by = local_real_view(state["displacement"])
         return moved_by.clone() if keep else moved_by
     return local_real_view(state["momentum_buffer"]) * -known.settings.lr  # type: ignore[operator]
+
+
+def moved(param: Tensor, known: Before) -> bool:
+    """Whether the step moved it, though its gradient may have been dropped after it had moved."""
+    if param.grad is not None:
+        return True
+    return known.had_gradient if known.version is None else param._version != known.version
 
 
 def difference(after: Tensor, before: Tensor, decay_factor: Number | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from coolmomentum import thermometer as core
 from coolmomentum.temperature import coordinates
 from coolmomentum.torch import _dynamics as dynamics
 from coolmomentum.torch._dynamics import Before, Override, difference
+from coolmomentum.torch._noise import NoiseMeter
 from coolmomentum.torch._reductions import all_reduced, device_of, dot, local_real_view, sum_dtype
 from coolmomentum.torch._tensors import Number
 
@@ -58,6 +59,10 @@ class Thermometer:
         temperature is what the paper's authors logged, which counts the averaging as heat. They are
         a group of their own, ``"also"``.
     named_parameters : names for the readings ``by="parameter"``, as ``model.named_parameters()``.
+    gradient_noise : whether the critical batch size is read too, of momenta in 32 bits at least:
+        CoolMomentum, SGD with momentum, Adam and AdamW; of others less well, by the gradients that
+        they are given, if you tell ``rho``. ``every`` is then 4 at least.
+    batch_size : examples in a step, for that: those of all processes and accumulated batches.
 
     Raises
     ------
@@ -72,8 +77,9 @@ class Thermometer:
     Nothing waits for the device before a reading. Displacements are read from the state of
     CoolMomentum and of SGD with momentum, and otherwise are the change of the parameters in the
     step, less decoupled weight decay. It keeps one copy of the parameters, from the start of a
-    span, and two more during the steps that it looks at. Sharded parameters (DTensor) give the
-    global reading, and every process has to take the same steps and read.
+    span, and two more during the steps that it looks at, or five with ``gradient_noise``. Sharded
+    parameters (DTensor) give the global reading, and every process has to take the same steps and
+    read.
 
     Steps that ``torch.amp.GradScaler`` skips do not count. (Where a fused optimizer of torch's own
     skips them on the accelerator, unknown to the host, they count as steps at rest.) If parameters
@@ -119,12 +125,18 @@ class Thermometer:
         dt2: Override = None,
         also: Iterable[Tensor] = (),
         named_parameters: Iterable[tuple[str, Tensor]] = (),
+        gradient_noise: bool = False,
+        batch_size: int | None = None,
     ) -> None:
         self._sampling = core.Sampling(every, span)
         self._rho = rho if rho is None or callable(rho) else _check.half_open("rho", rho, low=-1)
         self._dt2 = dt2 if dt2 is None or callable(dt2) else _check.positive("dt2", dt2)
         self._also = [x for x in also if x.is_floating_point() or x.is_complex()]
         self._names = {param: name for name, param in named_parameters}
+        batch_size = core.check_gradient_noise(gradient_noise, batch_size, self._sampling.every)
+        if batch_size is not None and self._also:
+            raise ValueError("also must be empty with gradient_noise=True: they have no gradients")
+        self._noise = None if batch_size is None else NoiseMeter(batch_size)
         self._depth = 0  # of calls of the step, which may call its superclass' step
         self._why: str | None = None  # something could not be measured
         self._warned = False
@@ -147,7 +159,9 @@ class Thermometer:
         -------
         dict with "steps" and :data:`coolmomentum.thermometer.READINGS`, which
         :meth:`coolmomentum.thermometer.Window.readings` describes; NaN where something is not
-        known. Apart, a dict of such dicts: a group by its "name" or else its index; a parameter by
+        known. With ``gradient_noise`` also :data:`coolmomentum.thermometer.NOISE_READINGS`, of
+        :meth:`coolmomentum.thermometer.GradientNoise.readings`.
+        Apart, a dict of such dicts: a group by its "name" or else its index; a parameter by
         its name or else its place among the parameters of the optimizer, counted from 0. Equal
         names get a number, as ``weight#2``.
 
@@ -155,16 +169,20 @@ class Thermometer:
         -----
         UserWarning
             Once, if nothing was measured in the window, or the walk is more than 5 per cent hotter
-            than its bath: the warning says why.
+            than its bath: the warning says why. Likewise if there is no critical batch size.
         """
         _check.flag("reset", reset)
         sums = self._window.sums.cpu().double().numpy()  # the one thing that waits
         window = core.Window(sums, self._window.counts)
-        reading = core.report(window, self._layout, by)
+        noise = self._noise.on_host() if self._noise else None
+        reading = core.report(window, self._layout, by, noise)
         why = self._why or core.why_unmeasured(self._window, self._sampling)
         why = why or core.why_hotter(core.report(window, self._layout), self._layout)
         if why and self._params and not self._warned:
             self._warned = True
+            warnings.warn(why, stacklevel=2)
+        elif self._noise and not self._noise.warned and (why := self._noise.why()):
+            self._noise.warned = True
             warnings.warn(why, stacklevel=2)
         if reset:
             self.reset()
@@ -173,6 +191,8 @@ class Thermometer:
     def reset(self) -> None:
         """Begin a new window; the span of the freeze-out meter goes on."""
         self._window, self._why = self._window.next(xp=xp), None
+        if self._noise:
+            self._noise.noise = self._noise.noise.next()
 
     def remove(self) -> None:
         """Take the hooks away and free the copies; what was seen can still be read."""
@@ -218,10 +238,10 @@ class Thermometer:
 
     def _look(self) -> None:
         """Before a step: record the parameters, to know its displacements afterwards."""
-        optimizer, self._befores = self._optimizer, None
+        optimizer, self._befores, n = self._optimizer, None, self._n + 1
         self._clock = dynamics.clock_of(optimizer)
         self._gradient = self._closure or dynamics.has_gradient(optimizer)
-        if not self._looks_at(self._n + 1) and self._start is not None:
+        if not (self._looks_at(n) or self._noise_of(n)) and self._start is not None:
             return
         if self._forms != [_form(x) for x in self._followed()]:
             self._begin()
@@ -233,6 +253,11 @@ class Thermometer:
             dynamics.settings_of(optimizer, group, self._rho, self._dt2) for group in groups
         ]
         self._bath = dynamics.bath_of(optimizer)
+        if noise := self._noise_of(n):
+            of_each = [(groups[i], self._settings[i]) for i in self._group_of]
+            noise.before(optimizer, of_each, self._closure)
+        if not self._looks_at(n):
+            return
         self._befores = [
             dynamics.before(optimizer, groups[i], x, self._settings[i], self._closure)
             for i, x in zip(self._group_of, self._params, strict=False)
@@ -243,10 +268,14 @@ class Thermometer:
         if not dynamics.was_applied(self._optimizer, self._clock, self._gradient):
             return
         self._n, self._window = self._n + 1, self._window.step(xp=xp)
+        noise = self._noise_of(self._n)
+        looks = self._befores is not None or noise is not None
+        if looks and [*map(id, self._params)] != [*map(id, self._followed())]:
+            self._begin()  # changed in the step
+            return
+        if noise and self._params:
+            noise.after(self._optimizer, self._layout, self._sampling.steps_to_noise(self._n))
         if self._befores is not None:
-            if [*map(id, self._params)] != [*map(id, self._followed())]:  # changed in the step
-                self._begin()
-                return
             keep = bool(self._sampling.precedes(self._n))
             pairs = zip(self._params, self._befores, strict=False)
             now = [dynamics.displacement(self._optimizer, x, before, keep) for x, before in pairs]
@@ -272,6 +301,10 @@ class Thermometer:
     def _looks_at(self, n: int) -> bool:
         return bool(self._sampling.measures(n) or self._sampling.precedes(n))
 
+    def _noise_of(self, n: int) -> NoiseMeter | None:
+        """What looks at the gradients of step n."""
+        return self._noise if self._sampling.steps_to_noise(n) < core.BLOCK else None
+
     # --- the parameters -------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -295,6 +328,8 @@ class Thermometer:
         )
         zeros = torch.zeros(len(self._layout), device=device_of(self._params))
         self._window = core.Window.empty(zeros.to(sum_dtype(zeros)), xp=xp)
+        if self._noise:
+            self._noise.begin(self._params, zeros.to(sum_dtype(zeros)))
         self._n = 0
         self._forget()
         self._also_before = [local_real_view(x).clone() for x in self._also]
@@ -306,6 +341,8 @@ class Thermometer:
     def _forget(self) -> None:
         """Free the copies."""
         self._start, self._previous, self._befores, self._also_before = None, None, None, []
+        if self._noise:
+            self._noise.forget()
 
     def _copies(self) -> list[Tensor]:
         return [local_real_view(x).clone() for x in self._params[: len(self._group_of)]]

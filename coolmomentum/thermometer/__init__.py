@@ -10,7 +10,8 @@ momentum coefficient rho and squared time step dt**2 are. All else is here:
 - :class:`Window` adds the tables up, in two arrays;
 - :class:`Layout` names what the columns stand for: parameters, then groups, then all together;
 - :func:`report` makes plain dicts of a window;
-- :class:`Dynamics` and the functions named for optimizers give rho, dt**2 and masses.
+- :class:`Dynamics` and the functions named for optimizers give rho, dt**2 and masses;
+- :class:`GradientNoise` beside a window gives the critical batch size, where that is wanted.
 
 >>> import numpy as np
 >>> sampling, layout = Sampling(every=1, span=2), Layout.from_paths([("w",)], sizes=[2])
@@ -31,14 +32,26 @@ from coolmomentum.thermometer.dynamics import Bath, Dynamics, adagrad, adam, rms
 from coolmomentum.thermometer.freeze_out import FreezeOut
 from coolmomentum.thermometer.layout import Layout
 from coolmomentum.thermometer.moments import moments
+from coolmomentum.thermometer.noise import (
+    BLOCK,
+    NOISE_READINGS,
+    GradientNoise,
+    Momentum,
+    check_gradient_noise,
+    momenta_moments,
+    noise_moments,
+    true_square,
+)
 from coolmomentum.thermometer.report import By, known, report, why_hotter, why_unmeasured
 from coolmomentum.thermometer.sampling import EVERY, FIRST, SPAN, Sampling
 from coolmomentum.thermometer.window import COUNTS, READINGS, SUMS, Window
 
 __all__ = [
+    "BLOCK",
     "COUNTS",
     "EVERY",
     "FIRST",
+    "NOISE_READINGS",
     "READINGS",
     "SPAN",
     "SUMS",
@@ -46,17 +59,23 @@ __all__ = [
     "By",
     "Dynamics",
     "FreezeOut",
+    "GradientNoise",
     "Layout",
+    "Momentum",
     "Sampling",
     "Window",
     "adagrad",
     "adam",
+    "check_gradient_noise",
     "known",
+    "momenta_moments",
     "moments",
+    "noise_moments",
     "report",
     "rms_mass",
     "rmsprop",
     "sgd",
+    "true_square",
     "why_hotter",
     "why_unmeasured",
 ]

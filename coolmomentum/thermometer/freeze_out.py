@@ -2,9 +2,8 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from coolmomentum._arrays import Array, Scalar
+from coolmomentum.thermometer.ratio import Ratio
 
 
 class FreezeOut(NamedTuple):
@@ -40,25 +39,8 @@ class FreezeOut(NamedTuple):
 
     def add(self, diffusive: Array, restoring: Array, spans: Scalar) -> "FreezeOut":
         """With one more span, which makes this many."""
-        # Welford's updates: sums of squares that are centred as they grow lose no digits.
-        off_diffusive, off_restoring = diffusive - self.diffusive, restoring - self.restoring
-        mean_diffusive = self.diffusive + off_diffusive / spans
-        mean_restoring = self.restoring + off_restoring / spans
-        return FreezeOut(
-            mean_diffusive,
-            mean_restoring,
-            self.diffusive_spread + off_diffusive * (diffusive - mean_diffusive),
-            self.restoring_spread + off_restoring * (restoring - mean_restoring),
-            self.cross_spread + off_diffusive * (restoring - mean_restoring),
-        )
+        return FreezeOut(*Ratio(*self).add(diffusive, restoring, spans))
 
     def read(self, spans: float) -> tuple[Any, Any]:
         """The meter and its standard error, in NumPy; NaN where there are too few spans."""
-        diffusive = np.where(self.diffusive > 0, self.diffusive, np.nan)
-        meter = self.restoring / diffusive
-        # The variance of a ratio of means is that of the residuals, which add up to 0.
-        residuals = self.restoring_spread + meter * (
-            meter * self.diffusive_spread - 2 * self.cross_spread
-        )
-        others = spans * (spans - 1) if spans > 1 else np.nan
-        return meter, np.sqrt(np.maximum(residuals, 0) / others) / diffusive
+        return Ratio(*self).read(spans)

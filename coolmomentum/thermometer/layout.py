@@ -113,14 +113,23 @@ class Layout:
         >>> layout.spread([0.5, None], np.array(0.0), np)
         array([0.5, 0.5, nan])
         """
-        if all(value is None or is_number(value) for value in values) and len(set(values)) == 1:
-            return values[0]
-        zero, columns = xp.zeros_like(like), list[Array]()
-        for value, members in zip(values, self.members, strict=True):
-            value = float("nan") if value is None else value
-            value = value if is_number(value) else astype(value, like.dtype, xp)
-            columns += [zero + value] * len(members)
-        return xp.stack(columns)
+        each = [x for x, members in zip(values, self.members, strict=True) for _ in members]
+        return spread(each, like, xp) if each else None
+
+
+def spread(values: Sequence[Scalar | None], like: Array, xp: Any) -> Scalar | None:
+    """A value of each parameter as one, if all are equal numbers, else as an array.
+
+    What is not known, None, is NaN there.
+    """
+    if all(value is None or is_number(value) for value in values) and len(set(values)) == 1:
+        return values[0]
+    zero, columns = xp.zeros_like(like), list[Array]()
+    for value in values:
+        value = float("nan") if value is None else value
+        value = value if is_number(value) else astype(value, like.dtype, xp)
+        columns.append(zero + value)
+    return xp.stack(columns)
 
 
 def _unique(labels: Iterable[Label]) -> tuple[Label, ...]:

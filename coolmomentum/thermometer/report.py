@@ -5,13 +5,16 @@ from typing import Any, Literal
 
 from coolmomentum import _check
 from coolmomentum.thermometer.layout import Layout
+from coolmomentum.thermometer.noise import GradientNoise
 from coolmomentum.thermometer.sampling import FIRST, Sampling
 from coolmomentum.thermometer.window import Window
 
 By = Literal["all", "group", "parameter"]
 
 
-def report(window: Window, layout: Layout, by: By = "all") -> dict[Any, Any]:
+def report(
+    window: Window, layout: Layout, by: By = "all", noise: GradientNoise | None = None
+) -> dict[Any, Any]:
     """The readings of a window as plain dicts.
 
     Parameters
@@ -19,11 +22,13 @@ def report(window: Window, layout: Layout, by: By = "all") -> dict[Any, Any]:
     window : its arrays are such that NumPy can read them.
     layout : what its columns are.
     by : "all" pools all parameters; "group" and "parameter" give each apart.
+    noise : of the gradients in the window, where it is measured.
 
     Returns
     -------
     dict with "steps" and :data:`coolmomentum.thermometer.READINGS` as floats, NaN where something
-    is not known (:meth:`Window.readings`); apart, a dict of such dicts by the labels of the layout
+    is not known (:meth:`Window.readings`), with noise :data:`NOISE_READINGS` too
+    (:meth:`GradientNoise.readings`); apart, a dict of such dicts by the labels of the layout
 
     Raises
     ------
@@ -32,6 +37,7 @@ def report(window: Window, layout: Layout, by: By = "all") -> dict[Any, Any]:
     """
     _check.one_of("by", by, ("all", "group", "parameter"))
     readings, steps = window.readings(layout), int(window.counts[0])
+    readings |= {} if noise is None else noise.readings()
 
     def column(i: int) -> dict[str, float]:
         return {"steps": steps} | {name: float(values[i]) for name, values in readings.items()}

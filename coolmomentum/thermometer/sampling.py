@@ -59,6 +59,16 @@ class Sampling:
         """Whether the step after n is measured, which is compared with n."""
         return self.measures(n + 1)
 
+    def steps_to_noise(self, n: Step) -> Step:
+        """Steps after n to the next in which the gradient noise is measured, one in ``every``.
+
+        With 0 it is n itself, with 1 and 2 the gradient of n is needed, with 3 the momentum.
+
+        >>> [Sampling(every=5, span=5).steps_to_noise(n) for n in range(1, 11)]
+        [4, 3, 2, 1, 0, 4, 3, 2, 1, 0]
+        """
+        return (self.every - n % self.every) % self.every
+
     def begins_span(self, n: Step) -> Flag:
         """Whether a span begins with step n: it is followed from the parameters before it."""
         return n % self.span == 1 % self.span

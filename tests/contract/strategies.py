@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from exact import LAWS
 from comparison import KINDS, Comparison
+from exact import LAWS
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 

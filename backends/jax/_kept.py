@@ -1,0 +1,68 @@
+"""Arrays that a transformation keeps of the leaves of a tree, and writes where they lie."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from coolmomentum import thermometer as core
+from coolmomentum.jax._tree import paths
+from coolmomentum.temperature import coordinates
+
+
+def run_if_in_place(
+    wanted: jax.Array, f: Callable[[Any], Any], value: Any
+) -> tuple[jax.Array, Any]:
+    """``f(value)`` if it is wanted, else ``value``; and True, when it is there.
+
+    XLA gives the result of a loop the buffers of its operand, where a conditional copies it.
+    """
+    value = lax.stop_gradient(value)  # a loop has no reverse-mode derivative, and this needs none
+    left, value = lax.while_loop(
+        lambda carry: carry[0],
+        lambda carry: (jnp.zeros_like(carry[0]), lax.stop_gradient(f(carry[1]))),
+        (wanted, value),
+    )
+    return ~left, value
+
+
+def released(updates: optax.Updates, done: Any) -> optax.Updates:
+    """The updates as they are, once all is measured.
+
+    XLA would otherwise copy the parameters and the displacements on every step, because it may
+    overwrite the first, which are donated, before they are measured. The choice costs no pass: it
+    is part of adding the updates.
+    """
+    return jax.tree.map(lambda x: jnp.where(done, x, jnp.zeros_like(x)), updates)
+
+
+def is_masked(node: Any) -> bool:
+    return node is None or isinstance(node, optax.MaskedNode)
+
+
+def leaves_like(tree: Any, like: Any) -> list[Any]:
+    """The leaves where ``like`` has leaves, in order: boxes do not matter, None is a leaf."""
+    nodes, others = (jax.tree.leaves(x, is_leaf=is_masked) for x in (tree, like))
+    if len(nodes) != len(others):
+        raise ValueError(
+            f"updates and params must have the leaves of init: {len(nodes)}, not {len(others)}"
+        )
+    return [node for node, x in zip(nodes, others, strict=True) if not is_masked(x)]
+
+
+def values_like(tree: Any, like: Any) -> list[jax.Array]:
+    """The leaves where ``like`` has leaves, in its dtypes; of None, which stands, zeros."""
+    return [
+        jnp.zeros_like(x) if node is None else lax.stop_gradient(jnp.asarray(node, x.dtype))
+        for node, x in zip(leaves_like(tree, like), jax.tree.leaves(like), strict=True)
+    ]
+
+
+def layout_of(tree: Any) -> core.Layout:
+    """The names and sizes of the leaves of a tree; groups are its nodes."""
+    leaves = paths(tree)
+    sizes = [coordinates(x, xp=jnp) for _, x in leaves]
+    return core.Layout.from_paths([path for path, _ in leaves], sizes)

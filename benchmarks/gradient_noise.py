@@ -1,0 +1,509 @@
+"""The critical batch size that thermometers read, beside the exact one: ``python -m`` this module.
+
+Three networks are trained on independent batches, drawn with replacement, in each framework and by
+three optimizers. In each window of steps the reading of the thermometer is compared with the exact
+``tr S / |G|**2`` over all examples, mean over places of the window, and with the estimate from two
+batches at one place of McCandlish et al., arXiv:1812.06162, at the steps that the thermometer
+measures. Keras runs on the backend of ``KERAS_BACKEND``. What was measured goes into a record, from
+which ``--draw`` makes the figure of ``docs/critical_batch_size.md``.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_digits
+
+from coolmomentum.thermometer import GradientNoise, Layout, noise_moments
+
+RECORD = Path(os.environ.get("RECORD", Path(__file__).with_suffix(".json")))
+FIGURE = Path(__file__).parents[1] / "docs" / "critical_batch_size.png"
+EVERY, WINDOW, WINDOWS, PLACES, RHO = 4, 2000, 3, 20, 0.9
+RUN = 16  # windows of half the length in the figure
+SIMULATED = (0.99, 0.05), (0.95, 0.2), (0.9, 0.05), (0.9, 0.2), (0.9, 0.6), (0.8, 0.2), (0.65, 0.2)
+OPTIMIZERS = "CoolMomentum", "SGD", "Adam"
+
+Arrays = list[np.ndarray]
+Run = Iterator[tuple[dict[str, float], list[Arrays]]]  # of each window a reading, and places
+
+
+class Network(NamedTuple):
+    """A network and how it is trained."""
+
+    layers: tuple[str, ...]  # of those named in forward
+    shapes: tuple[tuple[int, ...], ...]  # of a kernel and a bias for each
+    batch: int
+    rates: dict[str, float]  # learning rates of the optimizers
+    burn_in: int
+    regression: bool = False
+
+
+NETWORKS = {
+    "linear regression": Network(
+        ("dense",),
+        ((20, 5), (5,)),
+        batch=16,
+        rates={"CoolMomentum": 0.05, "SGD": 0.05, "Adam": 0.05},
+        burn_in=500,
+        regression=True,
+    ),
+    "two dense layers": Network(
+        ("tanh", "dense"),
+        ((64, 32), (32,), (32, 10), (10,)),
+        batch=128,
+        rates={"CoolMomentum": 0.05, "SGD": 0.05, "Adam": 0.002},
+        burn_in=500,
+    ),
+    "a convolution": Network(
+        ("conv", "dense"),
+        ((3, 3, 1, 8), (8,), (288, 10), (10,)),
+        batch=128,
+        rates={"CoolMomentum": 0.02, "SGD": 0.02, "Adam": 0.001},
+        burn_in=500,
+    ),
+}
+
+
+def data(network: Network) -> tuple[np.ndarray, np.ndarray]:
+    """All examples."""
+    if network.regression:
+        random = np.random.default_rng(7)
+        x = random.standard_normal((2048, 20)).astype(np.float32)
+        y = x @ random.standard_normal((20, 5)) + 2 * random.standard_normal((2048, 5))
+        return x, y.astype(np.float32)
+    x, y = load_digits(return_X_y=True)
+    shape = (-1, 8, 8, 1) if network.layers[0] == "conv" else (-1, 64)
+    return (x / 16).reshape(shape).astype(np.float32), y.astype(np.int32)
+
+
+def initial(network: Network, seed: int) -> Arrays:
+    """Parameters at the start."""
+    random = np.random.default_rng(seed)
+    return [
+        random.normal(0, 1 / math.sqrt(math.prod(shape[:-1])), shape).astype(np.float32)
+        if len(shape) > 1
+        else np.zeros(shape, np.float32)
+        for shape in network.shapes
+    ]
+
+
+def batches(network: Network, seed: int, steps: int) -> np.ndarray:
+    """The examples of each step, drawn independently."""
+    random = np.random.default_rng(1000 + seed)
+    return random.integers(len(data(network)[0]), size=(steps, network.batch))
+
+
+# --- exact, by JAX --------------------------------------------------------------------------------
+
+
+def loss_of(network: Network) -> Callable[[Any, Any, Any], Any]:
+    """The loss of one example."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        for layer, kernel, bias in zip(network.layers, params[::2], params[1::2], strict=True):
+            if layer == "conv":
+                # As a product with patches, which is faster where each example has a gradient.
+                patches = [x[i : i + 6, j : j + 6, 0] for i in range(3) for j in range(3)]
+                x = jnp.stack(patches, -1) @ kernel.reshape(9, -1) + bias
+                x = jax.nn.relu(x).reshape(-1)
+            else:
+                x = x @ kernel + bias
+                x = jnp.tanh(x) if layer == "tanh" else x
+        if network.regression:
+            return jnp.sum((x - y) ** 2) / 2
+        return optax.softmax_cross_entropy_with_integer_labels(x, y)
+
+    return loss
+
+
+class Exact:
+    """What is known of a network beside what a thermometer reads."""
+
+    def __init__(self, network: Network) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        self.network, (self.x, self.y) = network, map(jnp.asarray, data(network))
+        each = jax.vmap(jax.grad(loss_of(network)), (None, 0, 0))
+
+        def flat(params: Any, chosen: Any) -> Any:
+            gradients = each(params, self.x[chosen], self.y[chosen])
+            return jnp.concatenate([g.reshape(len(chosen), -1) for g in gradients], 1)
+
+        def moments(params: Any) -> Any:
+            gradients = flat(params, jnp.arange(len(self.x)))
+            mean = gradients.mean(0)
+            return jnp.sum(mean**2), jnp.sum((gradients - mean) ** 2) / len(self.x)
+
+        losses = jax.vmap(loss_of(network), (None, 0, 0))
+
+        def of_batch(params: Any, chosen: Any) -> Any:
+            mean = jax.grad(lambda p: losses(p, self.x[chosen], self.y[chosen]).mean())
+            return jnp.concatenate([g.reshape(-1) for g in mean(params)])
+
+        def two(params: Any, chosen: Any) -> Any:
+            one, other = (of_batch(params, half) for half in jnp.split(chosen, 2))
+            return (one @ one + other @ other) / 2, one @ other
+
+        self._moments, self._two = jax.jit(moments), jax.jit(two)
+
+    def critical(self, places: list[Arrays]) -> float:
+        """The ratio of the means of ``tr S`` and ``|G|**2``."""
+        square, trace = np.mean([self._moments(p) for p in places], axis=0)
+        return float(trace / square)
+
+    def by_two_batches(
+        self, places: list[Arrays], seed: int, window: int = WINDOW
+    ) -> tuple[float, float]:
+        """McCandlish's estimate from batches that the run does not know, and its error.
+
+        As many pairs as the thermometer measures steps in a window, at these places in turn.
+        """
+        random, pairs = np.random.default_rng(2000 + seed), window // EVERY
+        drawn = random.integers(len(self.x), size=(pairs, 2 * self.network.batch))
+        table = [self._two(places[i % len(places)], chosen) for i, chosen in enumerate(drawn)]
+        squares, products = np.array(table, np.float64).T
+        ratio = squares.sum() / products.sum()
+        spread = np.sqrt(pairs / (pairs - 1) * np.sum((squares - ratio * products) ** 2))
+        batch = self.network.batch
+        return batch * (ratio - 1), batch * float(spread) / products.sum()
+
+
+# --- the frameworks -------------------------------------------------------------------------------
+
+
+def in_torch(
+    network: Network, optimizer: str, seed: int, windows: int = WINDOWS, window: int = WINDOW
+) -> Run:
+    """A loop of PyTorch."""
+    import torch
+    from torch.nn import functional
+
+    from coolmomentum import CoolingSchedule
+    from coolmomentum.torch import CoolMomentum, Thermometer
+
+    x, y = map(torch.from_numpy, data(network))
+    y = y if network.regression else y.long()
+    params = [torch.from_numpy(p).clone().requires_grad_() for p in initial(network, seed)]
+    rate, constant = network.rates[optimizer], CoolingSchedule(10**6, RHO, "constant")
+    made: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "CoolMomentum": lambda: CoolMomentum(params, rate, schedule=constant),
+        "SGD": lambda: torch.optim.SGD(params, rate, momentum=RHO),
+        "Adam": lambda: torch.optim.Adam(params, rate, betas=(RHO, 0.999)),
+    }
+    optimizes = made[optimizer]()
+    thermometer = Thermometer(
+        optimizes, every=EVERY, span=100, gradient_noise=True, batch_size=network.batch
+    )
+
+    def forward(out: torch.Tensor) -> torch.Tensor:
+        for layer, kernel, bias in zip(network.layers, params[::2], params[1::2], strict=True):
+            if layer == "conv":
+                images = out.permute(0, 3, 1, 2)
+                out = functional.conv2d(images, kernel.permute(3, 2, 0, 1), bias)
+                out = functional.relu(out).permute(0, 2, 3, 1).flatten(1)
+            else:
+                out = out @ kernel + bias
+                out = torch.tanh(out) if layer == "tanh" else out
+        return out
+
+    places = list[Arrays]()
+    for n, chosen in enumerate(batches(network, seed, network.burn_in + window * windows), 1):
+        optimizes.zero_grad()
+        out, wanted = forward(x[chosen]), y[chosen]
+        if network.regression:
+            loss = ((out - wanted) ** 2).sum(1).mean() / 2
+        else:
+            loss = functional.cross_entropy(out, wanted)
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's own
+        optimizes.step()
+        done = n - network.burn_in
+        if done > 0 and done % (window // PLACES) == 0:
+            places.append([p.detach().numpy().copy() for p in params])
+        if done == 0:
+            thermometer.reset()
+        elif done > 0 and done % window == 0:
+            yield thermometer.read(reset=True), places
+            places = []
+
+
+def in_jax(network: Network, optimizer: str, seed: int) -> Run:
+    """A jitted loop of JAX over a part of a window at a time."""
+    import jax
+    import optax
+
+    from coolmomentum import CoolingSchedule, learning_rate_from_sgd
+    from coolmomentum.jax import adam_thermometer, cool_momentum, read, reset, thermometer
+
+    x, y = map(jax.numpy.asarray, data(network))
+    rate, constant = network.rates[optimizer], CoolingSchedule(10**6, RHO, "constant")
+    told: dict[str, Any] = {"every": EVERY, "span": 100}
+    told |= {"gradient_noise": True, "batch_size": network.batch}
+    dt2 = learning_rate_from_sgd(rate, RHO)
+    tx = {
+        "CoolMomentum": lambda: optax.chain(
+            cool_momentum(rate, schedule=constant), thermometer(rate, constant, **told)
+        ),
+        "SGD": lambda: optax.chain(optax.sgd(rate, RHO), thermometer(dt2, RHO, **told)),
+        "Adam": lambda: adam_thermometer(optax.adam(rate, RHO), rate, RHO, **told),
+    }[optimizer]()
+    mean = jax.vmap(loss_of(network), (None, 0, 0))
+
+    def step(run: Any, chosen: Any) -> Any:
+        params, state = run
+        gradients = jax.grad(lambda p: mean(p, x[chosen], y[chosen]).mean())(params)
+        updates, state = tx.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    go_on = jax.jit(lambda run, chosen: jax.lax.scan(step, run, chosen)[0])
+    params = [jax.numpy.asarray(p) for p in initial(network, seed)]
+    all_of_them = batches(network, seed, network.burn_in + WINDOW * WINDOWS)
+    params, state = go_on((params, tx.init(params)), all_of_them[: network.burn_in])
+    for window in np.split(all_of_them[network.burn_in :], WINDOWS):
+        places, state = [], reset(state)
+        for part in np.split(window, PLACES):
+            params, state = go_on((params, state), part)
+            places.append([np.asarray(p) for p in params])
+        yield read(state), places
+
+
+def in_keras(network: Network, optimizer: str, seed: int) -> Run:
+    """A ``fit``, in which a window is an epoch, on the backend of ``KERAS_BACKEND``."""
+    import keras
+
+    from coolmomentum import CoolingSchedule
+    from coolmomentum.keras import CoolMomentum, Thermometer
+
+    x, y = data(network)
+    rate, constant = network.rates[optimizer], CoolingSchedule(10**6, RHO, "constant")
+    layers = [keras.Input(x.shape[1:])]
+    for layer, bias in zip(network.layers, network.shapes[1::2], strict=True):
+        if layer == "conv":
+            layers += [keras.layers.Conv2D(bias[0], 3, activation="relu"), keras.layers.Flatten()]
+        else:
+            layers.append(keras.layers.Dense(bias[0], "tanh" if layer == "tanh" else None))
+    model = keras.Sequential(layers)
+    model.set_weights(initial(network, seed))
+    made = {
+        "CoolMomentum": lambda: CoolMomentum(rate, schedule=constant),
+        "SGD": lambda: keras.optimizers.SGD(rate, momentum=RHO),
+        "Adam": lambda: keras.optimizers.Adam(rate, beta_1=RHO),
+    }
+
+    def squares(wanted: Any, out: Any) -> Any:
+        return keras.ops.sum((out - wanted) ** 2, -1) / 2
+
+    entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = squares if network.regression else entropy
+    model.compile(made[optimizer](), loss)  # type: ignore[no-untyped-call]  # Keras is not typed
+    drawn = batches(network, seed, network.burn_in + WINDOW * WINDOWS)
+    readings, places = list[dict[str, float]](), list[list[Arrays]]()
+
+    class Drawn(keras.utils.PyDataset):  # type: ignore[misc]  # Keras is not typed
+        """Independent batches."""
+
+        def __init__(self, chosen: np.ndarray) -> None:
+            super().__init__()
+            self.chosen = chosen
+
+        def __len__(self) -> int:
+            return len(self.chosen)
+
+        def __getitem__(self, index: int) -> Any:
+            return x[self.chosen[index]], y[self.chosen[index]]
+
+    class Places(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
+        """Weights at places of each window."""
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if (batch + 1) % (WINDOW // PLACES) == 0:
+                places[-1].append([np.array(w) for w in self.model.get_weights()])
+
+    thermometer = Thermometer(EVERY, 100, gradient_noise=True, batch_size=network.batch)
+    model.fit(Drawn(drawn[: network.burn_in]), verbose=0, shuffle=False)
+    for window in np.split(drawn[network.burn_in :], WINDOWS):
+        places.append([])
+        callbacks = [thermometer, Places()]
+        model.fit(Drawn(window), verbose=0, shuffle=False, callbacks=callbacks)
+        readings.append(thermometer.read())
+    yield from zip(readings, places, strict=True)
+
+
+FRAMEWORKS: dict[str, Callable[[Network, str, int], Run]] = {
+    "torch": in_torch,
+    "jax": in_jax,
+    "keras": in_keras,
+}
+
+
+# --- simulated ------------------------------------------------------------------------------------
+
+
+def simulated(rho: float, highest: float, replicas: int = 60) -> list[str]:
+    """Readings over the exact value of walks at rest, in 200 directions of unit noise.
+
+    Their curvatures times the step size, of 1, go over a factor of 30 up to the highest.
+    """
+    random, a = np.random.default_rng(0), np.geomspace(highest / 30, highest, 200)
+    layout = Layout.of(range(replicas), [len(a)] * replicas)
+    burn_in = int(20 / (1 - rho) + 5 * (1 - rho) / a[0])
+    x = v = np.zeros((replicas, len(a)))
+    last, squares, sums = [x, x], [], np.zeros((2, replicas))
+    noise, two_lags = (GradientNoise.empty(np.zeros(replicas + 1), 1) for _ in range(2))
+    for n in range(-burn_in, 2000):
+        true = a * x
+        g = true + random.standard_normal(x.shape)
+        if n >= 0 and n % 10 == 0:
+            table = noise_moments(zip(g, *last, strict=True), -(1 - rho) * v)
+            squares.append((true * true).sum(1))
+            sums += table[:2]
+            noise, two_lags = (
+                x.add(y, layout, rho) for x, y in ((noise, table), (two_lags, table[:3]))
+            )
+        last, v = [g, last[0]], rho * v - g
+        x = x + v
+    exact = len(a) / np.mean(squares, axis=0)
+    read = [x.readings()["critical_batch_size"][:-1] for x in (two_lags, noise)]
+    ratios = [np.maximum(x, 1e-9) / exact for x in (sums[0] / sums[1] - 1, *read)]
+    rows = [f"{np.exp(np.nanmean(np.log(ratio))):.2f}" for ratio in ratios]
+    reading = noise.readings()
+    covered = (
+        abs(reading["critical_batch_size"][:-1] - exact)
+        < (reading["critical_batch_size_error"][:-1])
+    )
+    return [str(rho), str(highest), *rows, f"{100 * np.mean(covered):.0f} %"]
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def measure(framework: str, seeds: range) -> list[dict[str, Any]]:
+    """A row for each network, optimizer, seed and window."""
+    name = framework
+    if framework == "keras":
+        name += f" on {os.environ.get('KERAS_BACKEND', 'tensorflow')}"
+    rows, console = list[dict[str, Any]](), Console()
+    for title, network in NETWORKS.items():
+        exact = Exact(network)
+        for optimizer in OPTIMIZERS:
+            start = time.monotonic()
+            for seed in seeds:
+                for window, (reading, places) in enumerate(
+                    FRAMEWORKS[framework](network, optimizer, seed)
+                ):
+                    two, two_error = exact.by_two_batches(places, 100 * seed + window)
+                    rows.append(
+                        {
+                            "framework": name,
+                            "network": title,
+                            "optimizer": optimizer,
+                            "seed": seed,
+                            "window": window,
+                            "batch": network.batch,
+                            "exact": exact.critical(places),
+                            "read": reading["critical_batch_size"],
+                            "error": reading["critical_batch_size_error"],
+                            "two": two,
+                            "two_error": two_error,
+                        }
+                    )
+            console.print(f"{name}, {title}, {optimizer}: {time.monotonic() - start:.0f} s")
+    return rows
+
+
+def main() -> None:
+    """Measure, write the record, and print a table; or draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("frameworks", nargs="*", choices=[*FRAMEWORKS, []])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument(
+        "--simulate", action="store_true", help="print the table of simulated walks"
+    )
+    parser.add_argument("--draw", action="store_true", help="make the figure")
+    arguments = parser.parse_args()
+    if arguments.simulate:
+        made = Table("rho", "highest curvature", "C1 alone", "two lags", "D", "covered")
+        for rho, highest in SIMULATED:
+            made.add_row(*simulated(rho, highest))
+        Console().print(made)
+        return
+    if arguments.draw:
+        draw()
+        return
+    rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    for framework in arguments.frameworks:
+        new = measure(framework, range(arguments.seeds))
+        names = {row["framework"] for row in new}
+        rows = [row for row in rows if row["framework"] not in names] + new
+        RECORD.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    Console(width=140).print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Ratios to the exact value, as geometric means with intervals, and coverages."""
+    made = Table(
+        *("framework", "network", "optimizer", "exact / batch"),
+        *("read / exact", "covered", "two batches / exact", "covered"),
+    )
+    keys = dict.fromkeys((row["framework"], row["network"], row["optimizer"]) for row in rows)
+    for key in keys:
+        chosen = [r for r in rows if (r["framework"], r["network"], r["optimizer"]) == key]
+        exact, batch = (np.array([r[name] for r in chosen]) for name in ("exact", "batch"))
+        cells = [f"{np.exp(np.mean(np.log(exact / batch))):.2f}"]
+        for name, error in (("read", "error"), ("two", "two_error")):
+            cells += compared(np.array([[r[name], r[error], r["exact"]] for r in chosen]))
+        made.add_row(*key, *cells)
+    return made
+
+
+def compared(rows: np.ndarray) -> list[str]:
+    """Geometric mean of the ratio with its 95 per cent interval, and how many errors cover."""
+    known = rows[np.isfinite(rows[:, 0]) & (rows[:, 0] > 0)]
+    read, error, exact = known.T
+    logs = np.log(read / exact)
+    spread = 1.96 * logs.std(ddof=1) / math.sqrt(len(logs))
+    low, middle, high = np.exp(logs.mean() + spread * np.arange(-1, 2))
+    covered = int(np.sum(abs(read - exact) < error))
+    return [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{covered} of {len(known)}"]
+
+
+def draw() -> None:
+    """A run of the second network in PyTorch, from its first step on: the figure of the page."""
+    import matplotlib.pyplot as plt
+
+    network = NETWORKS["two dense layers"]._replace(burn_in=0)
+    exact, points = Exact(network), []
+    for window, (reading, places) in enumerate(in_torch(network, "SGD", 0, RUN, WINDOW // 2)):
+        two = exact.by_two_batches(places, 900 + window, WINDOW // 2)
+        read = [reading[name] for name in ("critical_batch_size", "critical_batch_size_error")]
+        points.append([(window + 0.5) * WINDOW / 2, exact.critical(places), *read, *two])
+    step, true, read, error, two, two_error = np.array(points).T
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(step, true, color="black", label="exact, over all examples")
+    bars: dict[str, Any] = {"fmt": "o", "capsize": 3, "markersize": 4}
+    axes.errorbar(step - 60, read, error, color="C0", label="thermometer", **bars)
+    axes.errorbar(step + 60, two, two_error, color="C1", label="two batches at one place", **bars)
+    axes.axhline(network.batch, color="gray", linestyle=":", label="batch size of the run")
+    axes.set(
+        xlabel="step",
+        ylabel="critical batch size",
+        yscale="log",
+        title="Two dense layers on digits, SGD with momentum 0.9",
+    )
+    axes.legend(frameon=False)
+    figure.savefig(FIGURE, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
