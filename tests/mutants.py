@@ -625,7 +625,7 @@ def mutated(text: str, mutant: Mutant) -> str:
     node: ast.AST = ast.parse(text)
     for part in name.split("."):
         found = [x for x in ast.iter_child_nodes(node) if getattr(x, "name", "") == part]
-        found = [x for x in found if "overload" not in map(ast.unparse, x.decorator_list)]  # type: ignore[attr-defined]
+        found = [x for x in found if "overload" not in map(ast.unparse, x.decorator_list)]
         if len(found) != 1:
             raise LookupError(f"{len(found)} of the name {part!r}")
         (node,) = found
