@@ -20,7 +20,7 @@ NEEDS = {
     "mutants.py": ("rich",),
     "test_portable.py": ("safetensors",),
     "test_docstrings.py": ("numpydoc", "matplotlib", "safetensors"),
-    "test_figures.py": ("torch", "matplotlib", "rich"),
+    "test_figures.py": ("torch", "matplotlib", "pandas", "rich"),
     "test_from_sgd.py": ("scipy", "sklearn"),
     "test_frameworks.py": ("torch", "jax", "optax"),
     "test_gpu_command.py": ("torch", "jax", "optax", "sklearn", "psutil"),
