@@ -24,8 +24,9 @@ class AveragedModel(keras.Model):  # type: ignore[misc]  # Keras is not typed
     """``keras.Model(inputs, outputs)`` whose weights are averaged at each step of ``fit``.
 
     After a step, n having been taken with it, each average moves to its weight by ``1 - decay``,
-    where ``decay = min(.9999, (1 + n) / (10 + n))``. Averaged are all that is trained and the moving
-    statistics of batch normalisation. Minibatches whose gradients are only accumulated are no steps.
+    where ``decay = min(.9999, (1 + n) / (10 + n))``. Averaged are all that is trained and the
+    moving statistics of batch normalisation. A minibatch whose gradient is only accumulated is no
+    step.
 
     The averages are weights that are not trained: they go into weight files, and on JAX they are
     sharded like the others.

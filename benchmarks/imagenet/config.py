@@ -3,7 +3,7 @@
 The files are committed before their runs: ``configs/NAME.yml``.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ class Run:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ConfigError(f"rule must be one of {', '.join(RULES)}: {self.rule}")
-        if not (isinstance(self.lr, float | int) and isfinite(self.lr) and self.lr > 0):
+        if not (isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be a finite number > 0: {self.lr!r}")
         if (self.rule == "coolmomentum") != (self.rho0 is not None):
             raise ConfigError(f"rho0 must be given for coolmomentum, and for it only: {self.rho0}")
@@ -68,6 +68,7 @@ class Config:
     validation_images: int | None = recipe.VALIDATION_IMAGES
     evaluate: Literal["validation", "train"] = "validation"
     evaluation_batch: int = recipe.EVALUATION_BATCH
+    evaluation_epochs: float = recipe.EVALUATION_EPOCHS  # from one to the next, of 350
     augment: Literal["crop", "flip", "none"] = "crop"
     label_smoothing: float = 0.1
     dropout: float = 0.2
@@ -107,7 +108,9 @@ class Config:
     @property
     def timing(self) -> Timing:
         """What happens at which step."""
-        return Timing.of(self.steps, self.epoch_steps)
+        return replace(
+            Timing.of(self.steps, self.epoch_steps), evaluation_epochs=self.evaluation_epochs
+        )
 
     def by_rule(self) -> dict[str, list[Run]]:
         """The runs of each rule, in their order."""
@@ -120,6 +123,7 @@ class Config:
             "steps": "{} steps in place of {}",
             "batch": "batch {} in place of {}",
             "size": "{} pixels in place of {}",
+            "evaluation_epochs": "evaluations {} epochs of 350 apart in place of {}",
             "augment": "augmentation {} in place of {}",
             "label_smoothing": "label smoothing {} in place of {}",
             "dropout": "dropout {} in place of {}",

@@ -95,8 +95,8 @@ def choose(
     shared = backend == "jax"  # DataParallel: statistics of the global batch
     group = (microbatch or batch) // (1 if shared else count)
     # XLA: 22 times slower on a CPU; under MirroredStrategy Keras fails with it.
-    compiled = "auto" if backend == "jax" or ("GPU" in device and count == 1) else False
-    return Engine(device, scope, accumulated, group, compiled, dtype)
+    compiled = backend == "jax" or ("GPU" in device and count == 1)
+    return Engine(device, scope, accumulated, group, "auto" if compiled else False, dtype)
 
 
 def _parts(batch: int, name: str, part: int) -> int:
@@ -126,7 +126,7 @@ def _on_jax(devices: int | None, hosts: bool) -> tuple[str, Any, int]:
 
     tf.config.set_visible_devices([], "GPU")  # it only reads images here
     if devices:
-        jax.config.update("jax_num_cpu_devices", devices)  # says nothing of other kinds
+        jax.config.update("jax_num_cpu_devices", devices)  # type: ignore[no-untyped-call]  # of JAX
     if hosts:
         keras.distribution.initialize()
     there = keras.distribution.list_devices()

@@ -69,7 +69,7 @@ def _reference(axes: Axes) -> None:
     for rule, (top1, top5) in REFERENCE.items():
         label = f"{NAMES[rule]}, authors, digitised"
         axes.plot(STEPS, top1, color=GREY[rule], marker=".", label=f"{label}: top-1")
-        end = {"color": GREY[rule], "marker": "x", "ls": "", "clip_on": False}
+        end: dict[str, Any] = {"color": GREY[rule], "marker": "x", "ls": "", "clip_on": False}
         axes.plot(STEPS[-1:], [top5], label=f"{label}: top-5, the end only", **end)
 
 

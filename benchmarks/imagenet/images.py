@@ -1,4 +1,4 @@
-"""Images as the recipe sees them, by ``tf.data``, from a folder, a tar, TFRecords, or simulated ones.
+"""Images as the recipe sees them, by ``tf.data``: of a folder, a tar, TFRecords, or simulated.
 
 The pixels are Google's ``preprocessing.py``, by its own operations: a random box or the evaluation
 crop, resized by TensorFlow 1's bicubic kernel (no antialiasing, corners for centres), flipped. They
@@ -90,7 +90,7 @@ def training(
     ----------
     source : the images.
     size : side of the square images, in pixels.
-    batch : images in a batch, shape (batch, size, size, 3), float32, in [0, 255] but for overshoots.
+    batch : images in a batch, shape (batch, size, size, 3), float32, in [0, 255] and a bit beyond.
     seed : of order and augmentation.
     position : images that the run has seen.
     augment : "crop", "flip", or "none".
@@ -162,7 +162,7 @@ def _augmented(jpeg: Tensor, size: int, seed: Tensor, augment: Augment) -> Tenso
     if augment == "none":
         return pixels
     # Another seed than that of the box: its first number is a seed of no run.
-    return tf.image.stateless_random_flip_left_right(pixels, seed + [1 << 32, 0])
+    return tf.image.stateless_random_flip_left_right(pixels, tf.add(seed, (1 << 32, 0)))
 
 
 def _resized(jpeg: Tensor, box: Tensor, size: int) -> Tensor:

@@ -1,7 +1,8 @@
 """EfficientNet-B0 as in the recipe: Keras' own, with what that lacks or has otherwise.
 
 ``keras.applications.EfficientNetB0`` without weights normalises nothing, begins from truncated
-normals and has no penalty; batch normalisation (.99, .001), drop rates and paddings are the recipe's.
+normals and has no penalty; batch normalisation (.99, .001), drop rates and paddings are those of
+the recipe.
 """
 
 from collections.abc import Callable

@@ -45,8 +45,8 @@ class RMSpropFromOnes(keras.optimizers.RMSprop):  # type: ignore[misc]  # Keras 
 class StaircaseRate(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """:class:`benchmarks.imagenet.recipe.RmspropRate` in a compiled step.
 
-    Keras asks it for the rate of a minibatch, and counts those that are accumulated: ``accumulated``
-    minibatches are one step.
+    Keras asks it for the rate of a minibatch, and counts those that are accumulated as well:
+    ``accumulated`` minibatches are one step.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ def cool_momentum(lr: float, timing: Timing, rho0: float = RHO0, accumulated: in
 def rescaled_temperature(optimizer: Any) -> float:
     """Mean squared change of a parameter in the last step, ``T dt**2``, of either rule."""
     if isinstance(optimizer, CoolMomentum):
-        return optimizer.rescaled_temperature()
+        return float(optimizer.rescaled_temperature())
     moved = [ops.convert_to_numpy(v) for v in optimizer.variables if v.path.endswith("momentum")]
     squares = sum(float((x.astype("float64") ** 2).sum()) for x in moved)
-    return squares / sum(x.size for x in moved)
+    return float(squares / sum(x.size for x in moved))
 
 
-def _accumulating(minibatches: int) -> dict[str, int]:
+def _accumulating(minibatches: int) -> dict[str, Any]:
     """Keras refuses an accumulation of one."""
     return {"gradient_accumulation_steps": minibatches} if minibatches > 1 else {}

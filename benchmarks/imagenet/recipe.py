@@ -1,8 +1,8 @@
 """The numbers of the recipe and the arithmetic of its steps; no framework.
 
-They are those of Google's ``tensorflow/tpu``, ``models/official/efficientnet``, at commit 6277b72 of
-2019-10-03, of which the authors' ``borbysh/coolmomentum/main_cool.py`` is a copy with eight lines
-changed. "Authors" marks what only that one has.
+They are those of Google's ``tensorflow/tpu``, ``models/official/efficientnet``, at commit 6277b72
+of 2019-10-03, of which the authors' ``borbysh/coolmomentum/main_cool.py`` is a copy with eight
+lines changed. "Authors" marks what only that one has.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ __all__ = [
     "EPOCHS",
     "EPOCH_STEPS",
     "EVALUATION_BATCH",
+    "EVALUATION_EPOCHS",
     "LEARNING_RATE",
     "RHO0",
     "TRAINING_IMAGES",
@@ -56,6 +57,8 @@ class Timing:
     total_steps: int
     epoch_steps: float
 
+    evaluation_epochs: float = EVALUATION_EPOCHS  # of these, from an evaluation to the next
+
     @classmethod
     def of(cls, total_steps: int, epoch_steps: float | None = None) -> "Timing":
         """That of a run, whose epoch is given or the 350th part of it.
@@ -84,7 +87,7 @@ class Timing:
     @property
     def evaluation_steps(self) -> int:
         """Steps from one evaluation to the next, at least one."""
-        return max(int(EVALUATION_EPOCHS * self.epoch_steps), 1)
+        return max(int(self.evaluation_epochs * self.epoch_steps), 1)
 
     @property
     def evaluations(self) -> tuple[int, ...]:

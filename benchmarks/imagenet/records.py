@@ -35,7 +35,7 @@ class RecordsError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """A run after some steps. Shares are of the evaluated images; None is for what is not finite."""
+    """A run after some steps. Shares are of the evaluated images; None stands for no number."""
 
     config: str
     rule: str

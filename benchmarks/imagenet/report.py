@@ -26,9 +26,10 @@ NOT_MADE = (
     "v2-8."
 )
 BELOW = (
-    "In the paper's own Fig. 2 CoolMomentum is below RMSProp throughout and ends .2 to .3 points of "
-    "top-1 below; one run each."
+    "In the paper's own Fig. 2 CoolMomentum is below RMSProp throughout and ends .2 to .3 points "
+    "of top-1 below; one run each."
 )
+_WHERE = {"train": "training", "validation": "validation"}
 AUTHORS = "not available"  # their Table 3, of which only lr = .6 is known
 
 
@@ -116,10 +117,10 @@ def _notes(config: Config, records: pd.DataFrame) -> list[str]:
     if len(records):
         last = records.iloc[-1]
         notes.append(
-            f"n = {runs} of {len(config.runs)} runs, one for each line, all with seed {last.seed}; "
-            f"accuracies are of {last.evaluated_images:,} {last.evaluated_on} images. Top-1 and "
-            "top-5 are of the averaged weights, as in Fig. 2; raw: of the weights themselves. T dt² "
-            "is the mean squared change of a parameter in the last step."
+            f"n = {runs} of {len(config.runs)} runs, a line for each, all with seed {last.seed}; "
+            f"accuracies are of {last.evaluated_images:,} {_WHERE[last.evaluated_on]} images. "
+            "Top-1 and top-5 are of the averaged weights, as in Fig. 2; raw: of the weights "
+            "themselves. T dt² is the mean squared change of a parameter in the last step."
         )
     else:
         notes.append(f"n = 0 of {len(config.runs)} runs.")

@@ -1,7 +1,6 @@
 """One run: from its seed, or its backup, to its last record."""
 
 import io
-import os
 import platform
 import subprocess
 import time
@@ -102,7 +101,8 @@ class _Run:
         with engine.building():
             self._model = self._made()
         self._records: list[dict[str, Any]] = []
-        self._step, self._metrics = 0, []
+        self._step = 0
+        self._metrics: list[Any] = []  # to be put back when the stretch goes on
 
     def _made(self) -> AveragedModel:
         config, run, accumulated = self.config, self._run, self.engine.accumulated
@@ -271,7 +271,7 @@ class _Run:
     def _save_weights(self) -> None:
         new = self._folder.path / f"new.{WEIGHTS}"
         self._model.save_weights(new)
-        os.replace(new, new.with_name(WEIGHTS))
+        new.replace(new.with_name(WEIGHTS))
 
 
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
@@ -319,7 +319,8 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not ty
 def _seen(record: Record) -> str:
     if record.diverged:
         return "the loss is not finite: the run ends"
-    return f"running loss {record.running_loss:.3f}, top-1 {record.top1:.1%}, raw {record.top1_raw:.1%}"
+    top1 = f"top-1 {record.top1:.1%}, raw {record.top1_raw:.1%}"
+    return f"running loss {record.running_loss:.3f}, {top1}"
 
 
 def _versions() -> str:
