@@ -56,6 +56,7 @@ class AveragedModel(keras.Model):  # type: ignore[misc]  # Keras is not typed
         if keras.backend.backend() != "jax":
             before = ops.copy(self.optimizer.iterations)
             logs = super().train_step(*arguments)
+            _same_in_replicas(self._averaged[len(self.trainable_variables) :])
             self._average(before)
             return logs
         state, data = arguments
@@ -101,6 +102,22 @@ class AveragedModel(keras.Model):  # type: ignore[misc]  # Keras is not typed
     def _assign(self, values: list[Any]) -> None:
         for variable, value in zip(self._averaged, values, strict=True):
             variable.assign(value)
+
+
+def _same_in_replicas(statistics: list[Any]) -> None:
+    """Their mean over the replicas of ``tf.distribute``, each of which has moved its own.
+
+    Else those of the first alone would be read, saved and gone on with.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync > 1:
+        means = replica.all_reduce("MEAN", [tf.convert_to_tensor(v) for v in statistics])
+        for variable, mean in zip(statistics, means, strict=True):
+            variable.assign(mean)
 
 
 class _Copy:

@@ -267,8 +267,9 @@ def _tar(path: Path, split: str) -> dict[str, list[bytes]]:
             files = sorted((m.name, m) for m in archive.getmembers() if m.isfile())
             its = [(name.split("/"), archive.extractfile(m).read()) for name, m in files]  # type: ignore[union-attr]  # a file
     except (tarfile.TarError, OSError) as error:
+        reason = " ".join(str(error).split())
         raise UnavailableImagesError(
-            f"--images must be a tar or a folder: {path} ({error})"
+            f"--images must be a tar or a folder: {path} ({reason})"
         ) from None
     its = [(parts, content) for parts, content in its if len(parts) > 1]
     splits = {name for names in _NAMES.values() for name in names}

@@ -57,7 +57,7 @@ def efficientnet_b0(
     )
     changed = _changes(bn_momentum, dropout / DROPOUT, drop_connect / DROP_CONNECT)
     clone = keras.models.clone_model(original, clone_function=changed)
-    return AveragedModel(clone.inputs, clone.outputs, name="efficientnet_b0")
+    return AveragedModel(clone.inputs[0], clone.outputs[0], name="efficientnet_b0")
 
 
 def _changes(bn_momentum: float, dropout: float, drop_connect: float) -> Callable[[Any], Any]:

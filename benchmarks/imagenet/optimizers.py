@@ -5,6 +5,7 @@ That the learning rate is inside the momentum, and epsilon inside the root, they
 RMSprop shares neither.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -43,34 +44,42 @@ class RMSpropFromOnes(keras.optimizers.RMSprop):  # type: ignore[misc]  # Keras 
 
 @keras.saving.register_keras_serializable(package="coolmomentum_imagenet")
 class StaircaseRate(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """:class:`benchmarks.imagenet.recipe.RmspropRate` in a compiled step.
+    """:class:`benchmarks.imagenet.recipe.RmspropRate` in a compiled step, to the last bit.
 
     Keras asks it for the rate of a minibatch, and counts those that are accumulated as well:
     ``accumulated`` minibatches are one step.
     """
 
     def __init__(
-        self, peak: float, warmup_steps: int, decay_steps: float, accumulated: int = 1
+        self, peak: float, total_steps: int, epoch_steps: float, accumulated: int = 1
     ) -> None:
-        self.peak, self.warmup_steps, self.decay_steps = peak, warmup_steps, decay_steps
+        self.peak, self.total_steps, self.epoch_steps = peak, total_steps, epoch_steps
         self.accumulated = accumulated
+        timing = Timing(total_steps, epoch_steps)
+        self._rate = RmspropRate(peak, timing)
+        # The first step of each stair: in float32, floor(step / decay_steps) is late at some.
+        number = int(total_steps / timing.decay_steps) + 1
+        self._stairs = [math.ceil(i * timing.decay_steps) for i in range(number + 1)]
 
     def __call__(self, minibatch: Any) -> Any:
-        """The learning rate of a minibatch, a 0-d tensor in float32."""
-        step = ops.cast(ops.floor_divide(minibatch, self.accumulated), "float32")
-        decayed = self.peak * ops.power(DECAY, ops.floor(step / self.decay_steps))
-        rising = self.peak * step / max(self.warmup_steps, 1)
-        return ops.where(step < self.warmup_steps, rising, decayed)
+        """The learning rate of a minibatch, of its shape, in float32."""
+        timing, step = self._rate.timing, ops.floor_divide(minibatch, self.accumulated)
+        stair = ops.searchsorted(ops.convert_to_tensor(self._stairs), step, side="right") - 1
+        stairs = [self.peak * DECAY**i for i in range(len(self._stairs))]
+        decayed = ops.take(ops.convert_to_tensor(stairs, dtype="float32"), stair)
+        rising = self.peak / max(timing.warmup_steps, 1) * ops.cast(step, "float32")
+        return ops.where(step < timing.warmup_steps, rising, decayed)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return dict(vars(self))
+        names = ("peak", "total_steps", "epoch_steps", "accumulated")
+        return {name: getattr(self, name) for name in names}
 
 
 def rmsprop(rate: RmspropRate, accumulated: int = 1) -> Any:
     """The RMSProp of the recipe; with 2 or more, gradients of so many minibatches make a step."""
     timing = rate.timing
-    schedule = StaircaseRate(rate.peak, timing.warmup_steps, timing.decay_steps, accumulated)
+    schedule = StaircaseRate(rate.peak, timing.total_steps, timing.epoch_steps, accumulated)
     return RMSpropFromOnes(schedule, **RATES, **_accumulating(accumulated))
 
 

@@ -102,7 +102,7 @@ class _Run:
             self._model = self._made()
         self._records: list[dict[str, Any]] = []
         self._step = 0
-        self._metrics: list[Any] = []  # to be put back when the stretch goes on
+        self._loss: list[Any] = []  # of an interrupted stretch
 
     def _made(self) -> AveragedModel:
         config, run, accumulated = self.config, self._run, self.engine.accumulated
@@ -170,7 +170,7 @@ class _Run:
             data, steps_per_epoch=batches, shuffle=False, verbose=0, callbacks=[watch]
         ).history
         step = self._step = watch.step  # an earlier one, if the loss is not finite
-        loss, self._metrics = float(logs["loss"][0]), []
+        loss, self._loss = float(logs["loss"][0]), []
         raw = self._evaluate()
         with engine.building(), self._model.averages_in_place():
             averaged = self._evaluate()
@@ -235,14 +235,10 @@ class _Run:
         """All that the next step needs, and the records before it."""
         self._folder.back_up(step, self._records, self._state())
 
-    def restore_metrics(self) -> None:
-        """Of the steps since the last evaluation, after ``fit`` has reset them."""
-        if self._metrics:
-            with self.engine.building():
-                for variable, value in zip(
-                    self._model.metrics_variables, self._metrics, strict=True
-                ):
-                    variable.assign(value)
+    def restore_loss(self) -> None:
+        """That of the steps since the last evaluation, after ``fit`` has reset it."""
+        if self._loss:
+            self._assign(self._running_loss(), self._loss)
 
     def _variables(self) -> list[Any]:
         model = self._model
@@ -252,21 +248,28 @@ class _Run:
             *model.optimizer.variables,
         ]
 
+    def _running_loss(self) -> list[Any]:
+        """The sum and the count of which Keras makes it."""
+        metric = next(x for x in self._model.metrics if x.name == "loss")
+        return list(metric.variables)
+
     def _state(self) -> bytes:
         file = io.BytesIO()
-        arrays = [ops.convert_to_numpy(v) for v in self._variables()]
-        metrics = [ops.convert_to_numpy(v) for v in self._model.metrics_variables]
-        np.savez(file, *arrays, *metrics)
+        variables = [*self._running_loss(), *self._variables()]
+        np.savez(file, *(ops.convert_to_numpy(v) for v in variables))
         return file.getvalue()
 
     def _restore(self, state: bytes) -> None:
         with np.load(io.BytesIO(state), allow_pickle=False) as file:
             arrays = [file[f"arr_{i}"] for i in range(len(file.files))]
-        variables = self._variables()
+        size = len(self._running_loss())
+        self._loss = arrays[:size]
+        self._assign(self._variables(), arrays[size:])
+
+    def _assign(self, variables: list[Any], values: list[Any]) -> None:
         with self.engine.building():
-            for variable, value in zip(variables, arrays, strict=False):
+            for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
-        self._metrics = arrays[len(variables) :]
 
     def _save_weights(self) -> None:
         new = self._folder.path / f"new.{WEIGHTS}"
@@ -290,7 +293,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not ty
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Go on with the loss of an interrupted stretch."""
-        self._run.restore_metrics()
+        self._run.restore_loss()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Of a minibatch, which may be a part of a step."""
