@@ -64,7 +64,8 @@ class StaircaseRate(keras.optimizers.schedules.LearningRateSchedule):  # type: i
     def __call__(self, minibatch: Any) -> Any:
         """The learning rate of a minibatch, of its shape, in float32."""
         timing, step = self._rate.timing, ops.floor_divide(minibatch, self.accumulated)
-        stair = ops.searchsorted(ops.convert_to_tensor(self._stairs), step, side="right") - 1
+        begun = ops.expand_dims(step, -1) >= ops.convert_to_tensor(self._stairs, dtype=step.dtype)
+        stair = ops.sum(ops.cast(begun, "int32"), -1) - 1
         stairs = [self.peak * DECAY**i for i in range(len(self._stairs))]
         decayed = ops.take(ops.convert_to_tensor(stairs, dtype="float32"), stair)
         rising = self.peak / max(timing.warmup_steps, 1) * ops.cast(step, "float32")

@@ -174,6 +174,7 @@ class _Run:
         raw = self._evaluate()
         with engine.building(), self._model.averages_in_place():
             averaged = self._evaluate()
+        self._model.reset_metrics()  # the loss in a backup is that of the next stretch
         return self._record(step, loss, averaged, raw, watch.images_per_second())
 
     def _evaluate(self) -> dict[str, float]:
