@@ -71,6 +71,8 @@ def report(config: Config, source: Path, target: Path, console: Console) -> None
     page = HTML.substitute(title=f"ImageNet: {config.name}", body="\n".join(body))
     write_whole(target / PAGE, page.encode())
     console.print(_rich(table))
+    if config.kind == "scan":
+        console.print(f"The authors' values: {AUTHORS}.")
     console.print(f"The page with all figures: {target / PAGE}", soft_wrap=True)
 
 
@@ -153,7 +155,7 @@ def _provenance(config: Config, records: pd.DataFrame) -> str:
 def _rich(table: pd.DataFrame) -> Table:
     """What fits into 80 columns of it."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    columns = ["rule", "lr", "rho0", "step", "top-1 %", "top-5 %", "diverged", "authors"]
+    columns = ["rule", "lr", "rho0", "step", "top-1 %", "top-5 %", "diverged"]
     columns = [name for name in columns if name in table]
     for name in columns:
         shown.add_column(name, justify="left" if name == "rule" else "right", overflow="fold")

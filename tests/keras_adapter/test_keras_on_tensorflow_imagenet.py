@@ -19,7 +19,12 @@ from benchmarks.imagenet.config import Config, ConfigError, Run
 from benchmarks.imagenet.devices import Engine, choose
 from benchmarks.imagenet.images import UnavailableImagesError, centre_crop, open_source
 from benchmarks.imagenet.network import MEAN, STD, efficientnet_b0
-from benchmarks.imagenet.optimizers import StaircaseRate, cool_momentum, rescaled_temperature, rmsprop
+from benchmarks.imagenet.optimizers import (
+    StaircaseRate,
+    cool_momentum,
+    rescaled_temperature,
+    rmsprop,
+)
 from benchmarks.imagenet.recipe import (
     AUTHORS_STEPS,
     BATCH,
@@ -88,7 +93,7 @@ def test_the_first_weights_are_drawn_as_in_the_recipe(network):
 
 
 def test_pixels_are_normalised_before_and_after_reloading(network, tmp_path):
-    """(x - 255 mean) / (255 std), to 1e-6; from a .keras file and from a file of weights as well."""
+    """(x - 255 mean) / (255 std), to 1e-6; from a .keras file and from one of weights as well."""
     layer = next(x for x in network.layers if isinstance(x, keras.layers.Normalization))
     part = keras.Model(network.inputs[0], layer.output)
     x = np.random.default_rng(0).uniform(-23, 270, (2, 32, 32, 3)).astype("float32")
@@ -250,7 +255,7 @@ def test_the_evaluation_crop_is_that_of_tensorflow_1(shape):
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="needs ../shared/data: the ImageNet sample")
 def test_the_evaluation_crop_of_real_images():
-    """Of three images of the sample, at 224 pixels, one of which is narrower than that in places."""
+    """Of three images of the sample at 224 pixels, and of one that is narrower than that."""
     source = open_source(str(SAMPLE), "validation")
     assert (source.images, source.classes) == (1000, 1000)
     jpegs = [source.at(tf.constant(i))[0].numpy() for i in (0, 500, 999)]
@@ -262,9 +267,11 @@ def test_training_boxes_are_within_area_and_aspect():
     """Area .08 to 1, aspect 3/4 to 4/3, but for whole pixels; both ranges are used."""
     shape = tf.constant([300, 400, 3])
     seeds = tf.stack([tf.zeros(500, tf.int64), tf.range(500, dtype=tf.int64)], 1)
-    top, left, height, width = tf.map_fn(
-        lambda seed: images.random_box(shape, seed), seeds, fn_output_signature=tf.int32
-    ).numpy().T
+    top, left, height, width = (
+        tf.map_fn(lambda seed: images.random_box(shape, seed), seeds, fn_output_signature=tf.int32)
+        .numpy()
+        .T
+    )
     assert (top >= 0).all()
     assert (left >= 0).all()
     assert (top + height <= 300).all()
@@ -361,7 +368,9 @@ def test_a_folder_and_a_tar_are_read_alike(tmp_path):
             assert (source.images, source.classes) == (count, 2)
             found.append(list(source.pieces(None, 0).as_numpy_iterator()))
         assert found[0] == found[1]
-        np.testing.assert_array_equal(np.bincount([label for _, label in found[0]]), [count / 2] * 2)
+        np.testing.assert_array_equal(
+            np.bincount([label for _, label in found[0]]), [count / 2] * 2
+        )
 
 
 def test_a_png_is_read_as_well():
@@ -447,7 +456,7 @@ class _Interrupted(BaseException):
 
 @pytest.mark.parametrize(("accumulated", "run"), [*enumerate(CONFIG.runs, 1)])
 def test_an_interrupted_run_ends_with_the_same_records(tmp_path, monkeypatch, run, accumulated):
-    """After step 4, within a stretch, and 7, before its records are there; to the bit, times aside."""
+    """After step 4, within a stretch, and 7, before its records are there; times aside."""
     monkeypatch.setattr(train, "efficientnet_b0", small_network)
     engine = choose(8, devices=1, microbatch=8 // accumulated)
 
