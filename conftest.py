@@ -20,6 +20,10 @@ if "KERAS_BACKEND" not in os.environ:
     collect_ignore += ["coolmomentum/keras", "coolmomentum/tensorflow"]
     collect_ignore += ["docs/keras.md", "docs/checkpoints.md", "docs/cooldown.md"]
     collect_ignore_glob = ["benchmarks/training/_keras*.py"]
+    collect_ignore_glob += [
+        f"benchmarks/imagenet/{name}.py"
+        for name in ("averages", "devices", "images", "network", "optimizers", "train")
+    ]
 
 # What cannot run without a package; tests/frameworks.py has the same for the tests.
 NEEDS = {

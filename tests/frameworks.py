@@ -24,6 +24,7 @@ NEEDS = {
     "test_frameworks.py": ("torch", "jax", "optax"),
     "test_gpu_command.py": ("torch", "jax", "optax", "sklearn", "psutil"),
     "test_gpu.py": ("torch", "jax", "optax"),
+    "test_imagenet.py": ("keras", "tensorflow", "benchopt", "matplotlib", "rich"),
     "test_jax_*.py": ("jax", "optax"),
     "test_jax_checkpoints.py": ("flax", "orbax"),
     "test_jax_optax_suites.py": ("sklearn",),
@@ -36,6 +37,8 @@ NEEDS = {
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
+    "keras_adapter/test_keras_on_jax_imagenet.py": ("keras", "tensorflow", "jax", "benchopt"),
+    "keras_adapter/test_keras_on_tensorflow_imagenet.py": ("keras", "tensorflow", "benchopt"),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
 }
 # What a module needs, if that is not the package of its name.

@@ -52,7 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert (output / "smoke" / "report.html").is_file()
-    assert (output / "smoke" / RUN / "model.weights.h5").is_file()
+    assert (output / "smoke" / RUN / "weights.npz").is_file()
     return records(output)
 
 

@@ -24,11 +24,12 @@ from benchmarks.imagenet.optimizers import RATES, cool_momentum, rescaled_temper
 from benchmarks.imagenet.progress import Show, showing
 from benchmarks.imagenet.recipe import RmspropRate, cooling, evaluated_images
 from benchmarks.imagenet.records import Folder, Record, as_line
+from benchmarks.training._files import write_whole
 from benchmarks.training._frameworks import versions
 
 __all__ = ["train"]
 
-WEIGHTS = "model.weights.h5"
+WEIGHTS = "weights.npz"
 
 
 def train(config: Config, run: Run, engine: Engine, path: str, folder: Path) -> None:
@@ -273,9 +274,10 @@ class _Run:
                 variable.assign(value)
 
     def _save_weights(self) -> None:
-        new = self._folder.path / f"new.{WEIGHTS}"
-        self._model.save_weights(new)
-        new.replace(new.with_name(WEIGHTS))
+        """For ``set_weights``, averages included. On a full disk HDF5 would end the process."""
+        file = io.BytesIO()
+        np.savez(file, *self._model.get_weights())
+        write_whole(self._folder.path / WEIGHTS, file.getvalue())
 
 
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed

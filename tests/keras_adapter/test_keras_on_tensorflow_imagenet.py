@@ -1,8 +1,11 @@
 """The ImageNet benchmark on TensorFlow: its network, optimizers, averages, images and runs."""
 
+import errno
 import io
 import json
+import os
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
@@ -485,6 +488,15 @@ def test_an_interrupted_run_ends_with_the_same_records(tmp_path, monkeypatch, ru
     monkeypatch.setattr(train.Folder, "back_up", back_up)
     assert records("parts") == whole
     assert records("parts") == whole  # nothing is left to do
+    with np.load(tmp_path / "whole" / "weights.npz") as file:
+        model = small_network(32, 8)
+        model.set_weights([file[name] for name in file.files])
+    evaluation = images.evaluation(open_source("simulated", "train"), 32, batch=16)
+    model.compile(metrics=[keras.metrics.CategoricalAccuracy(name="top1")])
+    for column, context in (("top1", model.averages_in_place()), ("top1_raw", nullcontext())):
+        with context:
+            found = model.evaluate(evaluation, verbose=0, return_dict=True)
+        assert found["top1"] == whole[-1][column]
 
 
 def test_the_folder_of_another_run_is_one_clear_line(tmp_path, monkeypatch):
@@ -509,3 +521,29 @@ def test_a_run_that_diverges_ends_and_stays(tmp_path, monkeypatch):
     assert record["diverged"]
     assert record["step"] < 7
     assert record["running_loss"] is None
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, capsys):
+    """Backups are told once and done without; records or weights that cannot be written raise."""
+    monkeypatch.setattr(train, "efficientnet_b0", small_network)
+
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_bytes = Path.write_bytes
+
+    def full_of_backups(path, content):
+        (full if "checkpoint" in path.name else write_bytes)(path, content)
+
+    engine = choose(8, devices=1)
+    monkeypatch.setattr(Path, "write_bytes", full_of_backups)
+    train.train(CONFIG, CONFIG.runs[1], engine, "simulated", tmp_path)
+    assert capsys.readouterr().err.count("No space left on device") == 1
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert set(before) == {"run.json", "records.jsonl", "weights.npz"}
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        train.train(CONFIG, CONFIG.runs[1], engine, "simulated", tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
