@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from benchmarks.imagenet.config import ConfigError
+from benchmarks.imagenet.images import WHOLE, Share
 
 __all__ = ["PAPERS_GROUP", "Engine", "choose"]
 
@@ -36,6 +37,7 @@ class Engine:
     bn_group: int  # images whose statistics batch normalisation takes together
     jit_compile: bool | Literal["auto"]
     dtype: DType
+    share: Share = WHOLE  # of each batch, which this host reads
 
     def building(self) -> AbstractContextManager[Any]:
         """Where a model is made, and its variables are assigned."""
@@ -96,7 +98,12 @@ def choose(
     group = (microbatch or batch) // (1 if shared else count)
     # XLA: 22 times slower on a CPU; under MirroredStrategy Keras fails with it.
     compiled = backend == "jax" or ("GPU" in device and count == 1)
-    return Engine(device, scope, accumulated, group, "auto" if compiled else False, dtype)
+    share = WHOLE
+    if hosts:
+        import jax
+
+        share = Share(jax.process_index(), jax.process_count())
+    return Engine(device, scope, accumulated, group, "auto" if compiled else False, dtype, share)
 
 
 def _parts(batch: int, name: str, part: int) -> int:
@@ -125,7 +132,7 @@ def _on_jax(devices: int | None, hosts: bool) -> tuple[str, Any, int]:
     import jax
 
     tf.config.set_visible_devices([], "GPU")  # it only reads images here
-    if devices:
+    if devices and not hosts:
         jax.config.update("jax_num_cpu_devices", devices)  # type: ignore[no-untyped-call]  # of JAX
     if hosts:
         keras.distribution.initialize()
@@ -137,7 +144,8 @@ def _on_jax(devices: int | None, hosts: bool) -> tuple[str, Any, int]:
     name = f"{count} {kind}{'s' * (count > 1)}, JAX"
     if count > 1:
         keras.distribution.set_distribution(
-            keras.distribution.DataParallel(devices=there[:count], auto_shard_dataset=hosts)
+            # Each host reads its own share; Keras would have it decode all and drop the rest.
+            keras.distribution.DataParallel(devices=there[:count], auto_shard_dataset=False)
         )
         name += ", DataParallel"
     return name, None, count

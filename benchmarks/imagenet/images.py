@@ -12,12 +12,22 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Augment", "Source", "UnavailableImagesError", "evaluation", "open_source", "training"]
+from benchmarks.imagenet.recipe import evaluated_images
+
+__all__ = [
+    "Augment",
+    "Share",
+    "Source",
+    "UnavailableImagesError",
+    "evaluation",
+    "open_source",
+    "training",
+]
 
 Augment = Literal["crop", "flip", "none"]  # "crop": a random box and a flip, as in the recipe
 Dataset = Any  # a tf.data.Dataset
@@ -50,6 +60,16 @@ class Source:
     at: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
+class Share(NamedTuple):
+    """Which part of each batch this host reads: the ``host``-th of ``hosts``, from 0."""
+
+    host: int = 0
+    hosts: int = 1
+
+
+WHOLE = Share()
+
+
 def open_source(path: str, split: str, images: int | None = None) -> Source:
     """The images of a split, "train" or "validation", or the first of them.
 
@@ -79,7 +99,14 @@ def open_source(path: str, split: str, images: int | None = None) -> Source:
 
 
 def training(
-    source: Source, size: int, *, batch: int, seed: int, position: int, augment: Augment
+    source: Source,
+    size: int,
+    *,
+    batch: int,
+    seed: int,
+    position: int,
+    augment: Augment,
+    share: Share = WHOLE,
 ) -> Dataset:
     """Batches of (pixels, one-hot labels) without end, from a position in the run.
 
@@ -94,8 +121,11 @@ def training(
     seed : of order and augmentation.
     position : images that the run has seen.
     augment : "crop", "flip", or "none".
+    share : of each batch, for one of several hosts; its batches are so much smaller.
     """
-    stream = _stream(source, seed, position)
+    stream = _stream(source, seed, position).filter(
+        lambda number, *_: _is_own(number - position, batch, share)
+    )
     decoded = stream.map(
         lambda position, jpeg, label: (
             _augmented(jpeg, size, tf.stack([tf.cast(seed, tf.int64), position]), augment),
@@ -104,17 +134,23 @@ def training(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    return decoded.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return decoded.batch(batch // share.hosts, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation(source: Source, size: int, *, batch: int) -> Dataset:
+def evaluation(source: Source, size: int, *, batch: int, share: Share = WHOLE) -> Dataset:
     """The images in whole batches of (pixels, one-hot labels), in order, as they are evaluated."""
-    decoded = source.pieces(None, 0).map(
-        lambda jpeg, label: (centre_crop(_as_jpeg(jpeg), size), tf.one_hot(label, source.classes)),
+    whole = source.pieces(None, 0).take(evaluated_images(source.images, batch)).enumerate()
+    decoded = whole.filter(lambda number, _: _is_own(number, batch, share)).map(
+        lambda _, its: (centre_crop(_as_jpeg(its[0]), size), tf.one_hot(its[1], source.classes)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    return decoded.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return decoded.batch(batch // share.hosts, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _is_own(number: Tensor, batch: int, share: Share) -> Tensor:
+    """Whether an image of the batches is among those that the host reads."""
+    return number % batch // (batch // share.hosts) == share.host
 
 
 def centre_crop(jpeg: Tensor, size: int) -> Tensor:

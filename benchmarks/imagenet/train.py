@@ -96,7 +96,9 @@ class _Run:
             raise UnavailableImagesError(
                 f"--images must have at least {batch} images to evaluate: {evaluated.images}"
             )
-        self._evaluation = images.evaluation(evaluated, config.size, batch=batch)
+        self._evaluation = images.evaluation(
+            evaluated, config.size, batch=batch, share=engine.share
+        )
         self._rate = RmspropRate(run.lr, self._timing)
         keras.utils.set_random_seed(config.seed)
         with engine.building():
@@ -165,6 +167,7 @@ class _Run:
             seed=config.seed,
             position=self._step * config.batch,
             augment=config.augment,
+            share=engine.share,
         )
         watch = _Watch(self, self._step, show)
         logs = self._model.fit(
@@ -180,7 +183,10 @@ class _Run:
 
     def _evaluate(self) -> dict[str, float]:
         found: dict[str, float] = self._model.evaluate(
-            self._evaluation, verbose=0, return_dict=True
+            self._evaluation,
+            steps=self._evaluated_images // self.config.evaluation_batch,
+            verbose=0,
+            return_dict=True,
         )
         return found
 

@@ -345,6 +345,27 @@ def test_each_pass_shows_each_image_once_in_an_order_of_its_own(kind, request):
     assert 20 < same.sum() < 76  # of 96; outside once in 1e8
 
 
+@pytest.mark.parametrize("kind", ["memory", "records"])
+def test_hosts_share_each_batch(kind, request):
+    """Together they read what one host reads, in training from any position and in evaluation."""
+    path = "simulated" if kind == "memory" else request.getfixturevalue("tfrecords")
+    source = open_source(path, "train")
+    pipelines = [
+        (images.training, {"batch": 12, "seed": 0, "position": 7, "augment": "flip"}),
+        (images.evaluation, {"batch": 12}),
+    ]
+    for pipeline, options in pipelines:
+        whole, *parts = (
+            list(pipeline(source, 32, share=share, **options).take(2).as_numpy_iterator())
+            for share in (images.WHOLE, *(images.Share(host, 3) for host in range(3)))
+        )
+        assert len(whole) == 2  # of 32 images, 24
+        for number, batch in enumerate(whole):
+            for kind, expected in enumerate(batch):
+                found = np.concatenate([part[number][kind] for part in parts])
+                np.testing.assert_array_equal(found, expected)
+
+
 def test_a_record_too_many_or_too_few_is_an_error(tfrecords):
     """Else the positions of a run would be those of other images."""
     with pytest.raises(tf.errors.FailedPreconditionError, match="expected to contain 31 elements"):
