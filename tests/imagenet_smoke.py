@@ -1,11 +1,13 @@
 """``make imagenet-smoke``: whole runs of the ImageNet benchmark in miniature, some minutes each.
 
-On TensorFlow, on two logical CPUs, on four JAX devices; and one that is interrupted and killed.
+On TensorFlow, on two logical CPUs, on four JAX devices, on two hosts; and one that is interrupted
+and killed.
 """
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -78,6 +80,46 @@ def test_on_several_devices(
     assert [record["step"] for record in found] == [12, 24]
     assert found[-1]["device"].startswith(f"{devices} ")
     assert found[-1]["bn_group"] == group
+
+
+def test_two_hosts_make_the_run_of_one(tmp_path: Path) -> None:
+    """A small network; each host has one device and reads its half of each batch."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder = Path(__file__).parent / "keras_adapter"
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": paths}
+    processes = []
+    for name, options in (("0", ["hosts"]), ("1", ["hosts"]), ("one", [])):
+        its = {
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+            "KERAS_DISTRIBUTION_PROCESS_ID": name,
+        }
+        command = [sys.executable, "imagenet_on_hosts.py", str(tmp_path / name), *options]
+        processes.append(
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment | (its if options else {}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for process in processes:
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    first, second, one = (
+        [json.loads(x) for x in (tmp_path / name / "records.jsonl").read_text().splitlines()]
+        for name in ("0", "1", "one")
+    )
+    assert [record["step"] for record in first] == [7, 12]
+    for column in ("running_loss", "top1", "top5", "top1_raw", "top5_raw", "temperature"):
+        found = [[record[column] for record in its] for its in (first, second, one)]
+        assert found[0] == found[1]
+        assert found[0] == pytest.approx(found[2], rel=1e-4)  # sums in another order
 
 
 def _done(output: Path) -> int:

@@ -51,8 +51,8 @@ def _figure_2(records: pd.DataFrame, reference: bool) -> Figure:
         _reference(axes)
         axes.set(xlim=(0, AUTHORS_STEPS), ylim=(0.48, 0.96))
     for label, colour, own in _runs(records):
-        axes.plot(own.step, own.top1, color=colour, label=f"{label}: top-1")
-        axes.plot(own.step, own.top5, color=colour, ls="--", label=f"{label}: top-5")
+        axes.plot(own.step, own.top1, color=colour, marker=".", label=f"{label}: top-1")
+        axes.plot(own.step, own.top5, color=colour, ls="--", marker=".", label=f"{label}: top-5")
     on = {"train": "training", "validation": "validation"}
     where = on[records.evaluated_on.iloc[0]] if len(records) else "validation"
     axes.set(xlabel="step", ylabel=f"share of the {where} images classified right")
