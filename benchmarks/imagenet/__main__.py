@@ -148,6 +148,7 @@ def _child(config: Config, options: argparse.Namespace) -> None:
     run = next(run for run in config.runs if run.name == options.only)
     engine = choose(
         config.batch,
+        config.evaluation_batch,
         devices=options.devices,
         microbatch=options.microbatch,
         dtype=options.dtype,

@@ -60,6 +60,7 @@ class Engine:
 
 def choose(
     batch: int,
+    evaluation_batch: int = 0,
     *,
     devices: int | None = None,
     microbatch: int | None = None,
@@ -70,7 +71,8 @@ def choose(
 
     Parameters
     ----------
-    batch : images of a step, over all devices and hosts.
+    batch, evaluation_batch : images of a step, over all devices and hosts, and of a minibatch that
+        is evaluated.
     devices : how many; None takes all that are of the fastest kind. CPUs are made by splitting one.
     microbatch : images whose gradients are computed at once, a divisor of batch; None: all.
     dtype : the dtype policy of Keras.
@@ -81,7 +83,12 @@ def choose(
     ConfigError
         If these do not go together.
     """
-    accumulated = _parts(batch, "microbatch", microbatch or batch)
+    microbatch = batch if microbatch is None else microbatch
+    if microbatch < 1 or batch % microbatch:
+        raise ConfigError(f"--microbatch must divide the batch of {batch}: {microbatch}")
+    accumulated = batch // microbatch
+    if devices is not None and devices < 1:
+        raise ConfigError(f"--devices must be at least 1: {devices}")
     backend = keras.backend.backend()
     if backend not in ("tensorflow", "jax"):
         raise ConfigError(f"KERAS_BACKEND must be tensorflow or jax: {backend}")
@@ -92,10 +99,11 @@ def choose(
     device, scope, count = found
     if count > 1 and accumulated > 1:
         raise ConfigError(f"--microbatch is for one device, as Keras has it: {count} devices")
-    if (microbatch or batch) % count:
-        raise ConfigError(f"batch must be a multiple of the {count} devices: {batch}")
+    for name, images in (("batch", batch), ("evaluation_batch", evaluation_batch)):
+        if images % count:
+            raise ConfigError(f"{name} must be a multiple of the {count} devices: {images}")
     shared = backend == "jax"  # DataParallel: statistics of the global batch
-    group = (microbatch or batch) // (1 if shared else count)
+    group = microbatch // (1 if shared else count)
     # XLA: 22 times slower on a CPU; under MirroredStrategy Keras fails with it.
     compiled = backend == "jax" or ("GPU" in device and count == 1)
     share = WHOLE
@@ -104,12 +112,6 @@ def choose(
 
         share = Share(jax.process_index(), jax.process_count())
     return Engine(device, scope, accumulated, group, "auto" if compiled else False, dtype, share)
-
-
-def _parts(batch: int, name: str, part: int) -> int:
-    if part < 1 or batch % part:
-        raise ConfigError(f"{name} must divide the batch of {batch}: {part}")
-    return batch // part
 
 
 def _on_tensorflow(devices: int | None) -> tuple[str, Any, int]:

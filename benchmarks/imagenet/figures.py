@@ -59,7 +59,7 @@ def _figure_2(records: pd.DataFrame, reference: bool) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     if len(records) and not reference:
-        axes.set(xlim=(0, records.total_steps.max()), ylim=(0, 1.02))
+        axes.set(xlim=(0, records.total_steps.max()), ylim=(0, min(1.1 * records.top5.max(), 1.02)))
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

@@ -13,8 +13,20 @@ from benchmarks.imagenet.config import Config, Run
 from benchmarks.imagenet.devices import Engine
 
 FOUR = """
+from benchmarks.imagenet.config import ConfigError
 from benchmarks.imagenet.devices import choose
-engine = choose(16, devices=4)
+for batches, options, message in (
+    ((18,), {}, "batch must be a multiple of the 4 devices: 18"),
+    ((16, 10), {}, "evaluation_batch must be a multiple of the 4 devices: 10"),
+    ((16,), {"microbatch": 8}, "--microbatch is for one device, as Keras has it: 4 devices"),
+):
+    try:
+        choose(*batches, devices=4, **options)
+    except ConfigError as error:
+        assert str(error) == message, error
+    else:
+        raise AssertionError(message)
+engine = choose(16, 8, devices=4)
 assert engine.bn_group == 16, engine
 assert "DataParallel" in engine.device, engine
 from imagenet_tools import check_averages, compiled

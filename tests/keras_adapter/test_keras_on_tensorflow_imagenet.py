@@ -434,7 +434,9 @@ def test_images_that_are_not_there_are_one_clear_line(tmp_path, content, asked, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"microbatch": 7}, "microbatch must divide the batch of 16: 7"),
+        ({"microbatch": 7}, "--microbatch must divide the batch of 16: 7"),
+        ({"microbatch": 0}, "--microbatch must divide the batch of 16: 0"),
+        ({"devices": 0}, "--devices must be at least 1: 0"),
         ({"hosts": True}, "--hosts needs KERAS_BACKEND=jax: tensorflow"),
     ],
 )
@@ -568,3 +570,33 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, capsys):
     with pytest.raises(OSError, match="No space left on device"):
         train.train(CONFIG, CONFIG.runs[1], engine, "simulated", tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_moving_statistics_move_in_a_step_as_without_accumulation(tmp_path, monkeypatch):
+    """Eight microbatches of momentum .99**(1/8) are one of .99."""
+    asked = {}
+
+    def network(size, classes, **settings):
+        asked.update(settings, size=size, classes=classes)
+        raise _Interrupted
+
+    monkeypatch.setattr(train, "efficientnet_b0", network)
+    engine = choose(8, devices=1, microbatch=1)
+    with pytest.raises(_Interrupted):
+        train.train(CONFIG, CONFIG.runs[0], engine, "simulated", tmp_path)
+    assert asked.pop("bn_momentum") ** 8 == pytest.approx(0.9)
+    assert asked == {"size": 32, "classes": 8, "dropout": 0.2, "drop_connect": 0.2}
+
+
+def test_a_network_in_half_precision_has_whole_pixels_and_logits():
+    """Under mixed_bfloat16 normalisation, classifier, weights and averages are in float32."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = efficientnet_b0(32, 8)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert network.output.dtype == "float32"
+    compute = {type(x).__name__: x.compute_dtype for x in network.layers}
+    assert compute["Normalization"] == compute["Dense"] == "float32"
+    assert compute["Conv2D"] == compute["DepthwiseConv2D"] == "bfloat16"
+    assert {v.dtype for v in network.weights if "seed" not in v.path} == {"float32"}
