@@ -45,7 +45,6 @@ class AveragedModel(keras.Model):  # type: ignore[misc]  # Keras is not typed
                 initializer=_Copy(v),
                 trainable=False,
                 autocast=False,
-                aggregation="mean",
                 name=f"average_{i}",
             )
             for i, v in enumerate(self._averaged)
@@ -109,15 +108,17 @@ def _same_in_replicas(statistics: list[Any]) -> None:
 
     Else those of the first alone would be read, saved and gone on with.
     """
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or not statistics:
         return
     import tensorflow as tf
 
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync > 1:
-        means = replica.all_reduce("MEAN", [tf.convert_to_tensor(v) for v in statistics])
+        flat = tf.concat([tf.reshape(v, [-1]) for v in statistics], 0)
+        sizes = [v.shape.num_elements() for v in statistics]
+        means = tf.split(replica.all_reduce("MEAN", flat), sizes)  # in one message
         for variable, mean in zip(statistics, means, strict=True):
-            variable.assign(mean)
+            variable.assign(tf.reshape(mean, variable.shape))
 
 
 class _Copy:

@@ -190,10 +190,13 @@ def test_minibatches_that_are_accumulated_are_no_steps_of_the_averages():
 
 
 def test_averages_on_two_replicas(strategy):
-    """The same, where each replica has a half of the minibatch."""
+    """The same, where each replica has a half of the minibatch; in both, with their statistics."""
     with strategy.scope():
         model = compiled()
     check_averages(model)
+    for v in [*model._averaged, *model._averages]:
+        first, second = (part.numpy() for part in v.value.values)
+        np.testing.assert_array_equal(first, second)
 
 
 def test_two_replicas_are_two_microbatches(strategy):
