@@ -35,6 +35,7 @@ Tensor = Any
 
 CROP_PADDING = 32  # Google's: the evaluation crop is s / (s + 32) of the shorter side
 AREA, ASPECT, COVERED, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 0.1, 10  # of the random box
+# As a tenth of the image has to be covered, no box is smaller, for all that .08 says.
 SHARDS_READ = 64  # TFRecords that are read in turns, as in imagenet_input.py
 SHUFFLED = 16 * 1024  # records in the buffer; Google's has 1,024 images
 LARGEST_TAR = 2**31  # bytes; it is kept in memory
