@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.imagenet.config import Config
+from benchmarks.imagenet.config import Config, Run
 from benchmarks.imagenet.figures import NAMES, REFERENCE, figures
 from benchmarks.imagenet.records import RECORDS, TIMES, as_lines, read_records
 from benchmarks.training._files import write_whole
@@ -47,7 +47,9 @@ def report(config: Config, source: Path, target: Path, console: Console) -> None
     RecordsError, OSError
         If the records are broken, or cannot be drawn for want of room.
     """
-    found = read_records(source)
+    order = [run.name for run in config.runs]
+    found = [x for x in read_records(source) if _folder(x) in order]
+    found.sort(key=lambda record: order.index(_folder(record)))  # stable: steps stay in order
     if target != source:
         found = [record | dict.fromkeys(TIMES) for record in found]
         for name in dict.fromkeys(_folder(record) for record in found):
@@ -77,8 +79,7 @@ def report(config: Config, source: Path, target: Path, console: Console) -> None
 
 
 def _folder(record: dict[str, Any]) -> str:
-    rho = "" if record["rho0"] is None else f"-rho{record['rho0']:g}"
-    return f"{record['rule']}-lr{record['lr']:g}{rho}"
+    return Run(record["rule"], record["lr"], record["rho0"]).name
 
 
 def _table(config: Config, records: pd.DataFrame) -> pd.DataFrame:

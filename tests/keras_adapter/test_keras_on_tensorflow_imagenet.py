@@ -270,7 +270,7 @@ def test_the_evaluation_crop_of_real_images():
 
 
 def test_training_boxes_are_within_area_and_aspect():
-    """Area .08 (or .1, to be covered) to 1, aspect 3/4 to 4/3, but for whole pixels; all is used."""
+    """Area .08 (.1 is to be covered) to 1, aspect 3/4 to 4/3, but for whole pixels; all is used."""
     shape = tf.constant([300, 400, 3])
     seeds = tf.stack([tf.zeros(500, tf.int64), tf.range(500, dtype=tf.int64)], 1)
     top, left, height, width = (
