@@ -6,7 +6,7 @@ CONFIG ?= laptop-digits
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo benchmark docs figures agreement mutants speed test test-lowest test-pythons lint gpu-luggage clean
+.PHONY: demo benchmark docs figures imagenet-smoke agreement mutants speed test test-lowest test-pythons lint gpu-luggage clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.training demo $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
@@ -14,6 +14,11 @@ demo: $(VENV)/demo.stamp
 # CONFIG=laptop-digits, laptop-cifar10, laptop-resnet20, gpu, paper, or ci (for tests): see benchmarks/README.md.
 benchmark: $(VENV)/demo.stamp
 	$(BIN)/python -m benchmarks.training $(CONFIG) $(if $(FRAMEWORKS),--frameworks $(FRAMEWORKS))
+
+# Whole runs of benchmarks/imagenet in miniature: on TensorFlow, on two logical CPUs, on four JAX
+# devices, and one that is interrupted; eight minutes at most of two quiet cores.
+imagenet-smoke: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -v tests/imagenet_smoke.py
 
 # What a machine with a GPU and without a network needs for `python -m benchmarks.gpu`.
 gpu-luggage: $(VENV)/demo.stamp

@@ -41,6 +41,10 @@ OF_KERAS = "KERAS_BACKEND" in os.environ
 if not OF_KERAS:
     collect_ignore += ["coolmomentum/keras", "coolmomentum/tensorflow"]
     collect_ignore_glob = ["benchmarks/training/_keras*.py"]
+    collect_ignore_glob += [
+        f"benchmarks/imagenet/{name}.py"
+        for name in ("averages", "devices", "images", "network", "optimizers", "train")
+    ]
 
 # What cannot run without a package; tests/frameworks.py has the same for the tests.
 NEEDS = {

@@ -25,6 +25,7 @@ NEEDS = {
     "test_frameworks.py": ("torch", "jax", "optax"),
     "test_gpu_command.py": ("torch", "jax", "optax", "sklearn", "psutil"),
     "test_gpu.py": ("torch", "jax", "optax"),
+    "test_imagenet.py": ("keras", "tensorflow", "benchopt", "matplotlib", "rich"),
     "jax_adapter": ("jax", "optax"),
     "jax_adapter/test_jax_checkpoints.py": ("flax", "orbax"),
     "jax_adapter/test_jax_optax_suites.py": ("sklearn",),
@@ -39,6 +40,8 @@ NEEDS = {
     "torch_adapter": ("torch",),
     "torch_adapter/test_torch_counting.py": ("accelerate", "transformers", "pytorch_lightning"),
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
+    "keras_adapter/test_keras_on_jax_imagenet.py": ("keras", "tensorflow", "jax", "benchopt"),
+    "keras_adapter/test_keras_on_tensorflow_imagenet.py": ("keras", "tensorflow", "benchopt"),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
 }
 # What a module needs, if that is not the package of its name.

@@ -171,6 +171,7 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "training",
         "sampling",
         "figures",
+        "imagenet",
         "keras",
         "logging",
         "mutants",
