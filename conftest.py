@@ -19,6 +19,7 @@ collect_ignore = ["docs/logging.md"]
 if "KERAS_BACKEND" not in os.environ:
     collect_ignore += ["coolmomentum/keras", "coolmomentum/tensorflow"]
     collect_ignore += ["docs/keras.md", "docs/checkpoints.md", "docs/cooldown.md"]
+    collect_ignore += ["docs/critical_batch_size.md"]
     collect_ignore_glob = ["benchmarks/training/_keras*.py"]
 
 # What cannot run without a package; tests/frameworks.py has the same for the tests.
@@ -27,10 +28,17 @@ NEEDS = {
         "coolmomentum/torch",
         "coolmomentum/keras/_foreach.py",
         "docs/cooldown.md",
+        "docs/critical_batch_size.md",
         "docs/thermometer.md",
         "docs/plots.md",
     ],
-    "optax": ["coolmomentum/jax", "docs/cooldown.md", "docs/jax.md", "docs/thermometer.md"],
+    "optax": [
+        "coolmomentum/jax",
+        "docs/cooldown.md",
+        "docs/critical_batch_size.md",
+        "docs/jax.md",
+        "docs/thermometer.md",
+    ],
     "matplotlib": ["coolmomentum/plot.py", "docs/plots.md"],
     "safetensors": ["coolmomentum/portable.py", "docs/checkpoints.md"],
     "benchopt": [str(path) for path in Path(__file__).parent.glob("benchmarks/**/*.py")],

@@ -35,6 +35,7 @@ NEEDS = {
     "test_sampling.py": ("scipy", "sklearn", "matplotlib"),
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),
+    "torch_adapter/test_torch_gradient_noise.py": ("sklearn",),
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
 }

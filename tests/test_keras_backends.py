@@ -25,7 +25,7 @@ CONTRACT = [
 ]
 PAGES = [
     Path(__file__).parents[1] / "docs" / f"{name}.md"
-    for name in ("keras", "checkpoints", "cooldown")
+    for name in ("keras", "checkpoints", "cooldown", "critical_batch_size")
 ]
 DOCSTRINGS = Path(__file__).with_name("test_docstrings.py")
 FOLDERS = {
