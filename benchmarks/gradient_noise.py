@@ -172,13 +172,13 @@ class Exact:
         return float(each / square - 1)
 
     def by_two_batches(
-        self, places: list[Arrays], seed: int, window: int = WINDOW
+        self, places: list[Arrays], seed: int, window: int = 0
     ) -> tuple[float, float]:
         """McCandlish's estimate from batches that the run does not know, and its error.
 
         As many pairs as the thermometer measures steps in a window, at these places in turn.
         """
-        random, pairs = np.random.default_rng(2000 + seed), window // EVERY
+        random, pairs = np.random.default_rng(2000 + seed), (window or WINDOW) // EVERY
         drawn = random.integers(len(self.x), size=(pairs, 2 * self.network.batch))
         table = [self._two(places[i % len(places)], chosen) for i, chosen in enumerate(drawn)]
         squares, products = np.array(table, np.float64).T
@@ -191,9 +191,7 @@ class Exact:
 # --- the frameworks -------------------------------------------------------------------------------
 
 
-def in_torch(
-    network: Network, optimizer: str, seed: int, windows: int = WINDOWS, window: int = WINDOW
-) -> Run:
+def in_torch(network: Network, optimizer: str, seed: int, windows: int = 0, window: int = 0) -> Run:
     """A loop of PyTorch."""
     import torch
     from torch.nn import functional
@@ -201,6 +199,7 @@ def in_torch(
     from coolmomentum import CoolingSchedule
     from coolmomentum.torch import CoolMomentum, Thermometer
 
+    windows, window = windows or WINDOWS, window or WINDOW
     x, y = map(torch.from_numpy, data(network))
     y = y if network.regression else y.long()
     params = [torch.from_numpy(p).clone().requires_grad_() for p in initial(network, seed)]

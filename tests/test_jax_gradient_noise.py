@@ -304,10 +304,9 @@ def test_a_step_that_is_not_measured_copies_no_parameter(name):
     assert 0 <= missed <= 8  # a clock
 
 
-@pytest.mark.parametrize("name", ["cool", "adam"])
-def test_it_exports_without_callbacks(name):
+def test_it_exports_without_callbacks():
     """A state goes through export, by the names of its types."""
-    tx = CHAINS[name]
+    tx = CHAINS["cool"]
     program = export.export(jax.jit(tx.update), platforms=("cpu", "cuda", "tpu"))(
         BIG, tx.init(BIG), BIG
     )
