@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,8 @@ from coolmomentum.thermometer import GradientNoise, Layout, noise_moments
 
 RECORD = Path(os.environ.get("RECORD", Path(__file__).with_suffix(".json")))
 FIGURE = Path(__file__).parents[1] / "docs" / "critical_batch_size.png"
-EVERY, WINDOW, WINDOWS, PLACES, RHO = 4, 2000, 3, 20, 0.9
-RUN = 16  # windows of half the length in the figure
+EVERY, WINDOW, WINDOWS, PLACES, RHO = 4, 2000, 3, 250, 0.9
+RUN = 10  # windows of half the length in the figure
 SIMULATED = (0.99, 0.05), (0.95, 0.2), (0.9, 0.05), (0.9, 0.2), (0.9, 0.6), (0.8, 0.2), (0.65, 0.2)
 OPTIMIZERS = "CoolMomentum", "SGD", "Adam"
 
@@ -43,6 +43,7 @@ class Network(NamedTuple):
     batch: int
     rates: dict[str, float]  # learning rates of the optimizers
     burn_in: int
+    decay: float = 0.0  # of the parameters, in the loss: half their square times this
     regression: bool = False
 
 
@@ -59,15 +60,17 @@ NETWORKS = {
         ("tanh", "dense"),
         ((64, 32), (32,), (32, 10), (10,)),
         batch=128,
-        rates={"CoolMomentum": 0.05, "SGD": 0.05, "Adam": 0.002},
-        burn_in=500,
+        rates={"CoolMomentum": 0.1, "SGD": 0.1, "Adam": 0.002},
+        burn_in=1000,
+        decay=0.002,
     ),
     "a convolution": Network(
         ("conv", "dense"),
         ((3, 3, 1, 8), (8,), (288, 10), (10,)),
         batch=128,
         rates={"CoolMomentum": 0.02, "SGD": 0.02, "Adam": 0.001},
-        burn_in=500,
+        burn_in=1000,
+        decay=0.01,
     ),
 }
 
@@ -120,9 +123,10 @@ def loss_of(network: Network) -> Callable[[Any, Any, Any], Any]:
             else:
                 x = x @ kernel + bias
                 x = jnp.tanh(x) if layer == "tanh" else x
+        decay = network.decay / 2 * sum(jnp.sum(p**2) for p in params)
         if network.regression:
-            return jnp.sum((x - y) ** 2) / 2
-        return optax.softmax_cross_entropy_with_integer_labels(x, y)
+            return jnp.sum((x - y) ** 2) / 2 + decay
+        return optax.softmax_cross_entropy_with_integer_labels(x, y) + decay
 
     return loss
 
@@ -141,11 +145,6 @@ class Exact:
             gradients = each(params, self.x[chosen], self.y[chosen])
             return jnp.concatenate([g.reshape(len(chosen), -1) for g in gradients], 1)
 
-        def moments(params: Any) -> Any:
-            gradients = flat(params, jnp.arange(len(self.x)))
-            mean = gradients.mean(0)
-            return jnp.sum(mean**2), jnp.sum((gradients - mean) ** 2) / len(self.x)
-
         losses = jax.vmap(loss_of(network), (None, 0, 0))
 
         def of_batch(params: Any, chosen: Any) -> Any:
@@ -156,21 +155,30 @@ class Exact:
             one, other = (of_batch(params, half) for half in jnp.split(chosen, 2))
             return (one @ one + other @ other) / 2, one @ other
 
+        def moments(params: Any, chosen: Any) -> Any:
+            mean = of_batch(params, jnp.arange(len(self.x)))
+            return mean @ mean, jnp.sum(flat(params, chosen) ** 2) / len(chosen)
+
         self._moments, self._two = jax.jit(moments), jax.jit(two)
 
     def critical(self, places: list[Arrays]) -> float:
-        """The ratio of the means of ``tr S`` and ``|G|**2``."""
-        square, trace = np.mean([self._moments(p) for p in places], axis=0)
-        return float(trace / square)
+        """The ratio of the means of ``tr S`` and ``|G|**2``, of all examples, at all places.
+
+        The mean square of the gradient of an example is that of 200 drawn ones at each place.
+        """
+        drawn = np.random.default_rng(3000).integers(len(self.x), size=(len(places), 200))
+        pairs = [self._moments(p, chosen) for p, chosen in zip(places, drawn, strict=True)]
+        square, each = np.mean(pairs, axis=0)
+        return float(each / square - 1)
 
     def by_two_batches(
-        self, places: list[Arrays], seed: int, window: int = WINDOW
+        self, places: list[Arrays], seed: int, window: int = 0
     ) -> tuple[float, float]:
         """McCandlish's estimate from batches that the run does not know, and its error.
 
         As many pairs as the thermometer measures steps in a window, at these places in turn.
         """
-        random, pairs = np.random.default_rng(2000 + seed), window // EVERY
+        random, pairs = np.random.default_rng(2000 + seed), (window or WINDOW) // EVERY
         drawn = random.integers(len(self.x), size=(pairs, 2 * self.network.batch))
         table = [self._two(places[i % len(places)], chosen) for i, chosen in enumerate(drawn)]
         squares, products = np.array(table, np.float64).T
@@ -183,9 +191,7 @@ class Exact:
 # --- the frameworks -------------------------------------------------------------------------------
 
 
-def in_torch(
-    network: Network, optimizer: str, seed: int, windows: int = WINDOWS, window: int = WINDOW
-) -> Run:
+def in_torch(network: Network, optimizer: str, seed: int, windows: int = 0, window: int = 0) -> Run:
     """A loop of PyTorch."""
     import torch
     from torch.nn import functional
@@ -193,6 +199,7 @@ def in_torch(
     from coolmomentum import CoolingSchedule
     from coolmomentum.torch import CoolMomentum, Thermometer
 
+    windows, window = windows or WINDOWS, window or WINDOW
     x, y = map(torch.from_numpy, data(network))
     y = y if network.regression else y.long()
     params = [torch.from_numpy(p).clone().requires_grad_() for p in initial(network, seed)]
@@ -226,6 +233,7 @@ def in_torch(
             loss = ((out - wanted) ** 2).sum(1).mean() / 2
         else:
             loss = functional.cross_entropy(out, wanted)
+        loss = loss + network.decay / 2 * sum((p**2).sum() for p in params)
         loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's own
         optimizes.step()
         done = n - network.burn_in
@@ -287,12 +295,15 @@ def in_keras(network: Network, optimizer: str, seed: int) -> Run:
 
     x, y = data(network)
     rate, constant = network.rates[optimizer], CoolingSchedule(10**6, RHO, "constant")
-    layers = [keras.Input(x.shape[1:])]
+    layers, half = [keras.Input(x.shape[1:])], keras.regularizers.L2(network.decay / 2)
+    decays = {"kernel_regularizer": half, "bias_regularizer": half}
     for layer, bias in zip(network.layers, network.shapes[1::2], strict=True):
         if layer == "conv":
-            layers += [keras.layers.Conv2D(bias[0], 3, activation="relu"), keras.layers.Flatten()]
+            layers.append(keras.layers.Conv2D(bias[0], 3, activation="relu", **decays))
+            layers.append(keras.layers.Flatten())
         else:
-            layers.append(keras.layers.Dense(bias[0], "tanh" if layer == "tanh" else None))
+            activation = "tanh" if layer == "tanh" else None
+            layers.append(keras.layers.Dense(bias[0], activation, **decays))
     model = keras.Sequential(layers)
     model.set_weights(initial(network, seed))
     made = {
@@ -388,7 +399,7 @@ def simulated(rho: float, highest: float, replicas: int = 60) -> list[str]:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def measure(framework: str, seeds: range) -> list[dict[str, Any]]:
+def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each network, optimizer, seed and window."""
     name = framework
     if framework == "keras":
@@ -396,7 +407,7 @@ def measure(framework: str, seeds: range) -> list[dict[str, Any]]:
     rows, console = list[dict[str, Any]](), Console()
     for title, network in NETWORKS.items():
         exact = Exact(network)
-        for optimizer in OPTIMIZERS:
+        for optimizer in optimizers:
             start = time.monotonic()
             for seed in seeds:
                 for window, (reading, places) in enumerate(
@@ -427,6 +438,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("frameworks", nargs="*", choices=[*FRAMEWORKS, []])
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, choices=OPTIMIZERS)
     parser.add_argument(
         "--simulate", action="store_true", help="print the table of simulated walks"
     )
@@ -443,7 +455,7 @@ def main() -> None:
         return
     rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
     for framework in arguments.frameworks:
-        new = measure(framework, range(arguments.seeds))
+        new = measure(framework, range(arguments.seeds), arguments.optimizers)
         names = {row["framework"] for row in new}
         rows = [row for row in rows if row["framework"] not in names] + new
         RECORD.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
@@ -493,7 +505,14 @@ def draw() -> None:
     axes.plot(step, true, color="black", label="exact, over all examples")
     bars: dict[str, Any] = {"fmt": "o", "capsize": 3, "markersize": 4}
     axes.errorbar(step - 60, read, error, color="C0", label="thermometer", **bars)
-    axes.errorbar(step + 60, two, two_error, color="C1", label="two batches at one place", **bars)
+    axes.errorbar(
+        step + 60,
+        np.where(two_error > 0, two, np.nan),
+        abs(two_error),
+        color="C1",
+        label="two batches at one place",
+        **bars,
+    )
     axes.axhline(network.batch, color="gray", linestyle=":", label="batch size of the run")
     axes.set(
         xlabel="step",

@@ -32,6 +32,7 @@ NEEDS = {
     "test_keras_backends.py": ("keras", "tensorflow", "torch", "jax", "optax"),
     "test_logging_recipes.py": ("torch", "pytorch_lightning", "tensorboard", "transformers"),
     "test_mutants.py": ("torch", "jax", "optax", "keras", "flax", "rich"),
+    "test_noise_networks.py": ("torch", "jax", "optax", "sklearn", "rich"),
     "test_packaging.py": ("pyproject_hooks",),  # of build: a folder of that name may lie here
     "test_plot.py": ("matplotlib", "pandas"),
     "test_site.py": ("torch", "optax", "schedulefree", "pytorch_optimizer"),
@@ -39,6 +40,7 @@ NEEDS = {
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),
     "torch_adapter/test_torch_counting.py": ("accelerate", "transformers", "pytorch_lightning"),
+    "torch_adapter/test_torch_gradient_noise.py": ("sklearn",),
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
     "keras_adapter/test_keras_on_jax_imagenet.py": ("keras", "tensorflow", "jax", "benchopt"),
     "keras_adapter/test_keras_on_tensorflow_imagenet.py": ("keras", "tensorflow", "benchopt"),

@@ -17,7 +17,7 @@ CONTRACT = sorted((Path(__file__).parent / "contract").glob("test_[!c]*.py"))
 CONTRACT.append(Path(__file__).parent / "contract" / "test_contract.py")
 PAGES = [
     Path(__file__).parents[1] / "docs" / f"{name}.md"
-    for name in ("keras", "start_keras", "checkpoints", "cooldown")
+    for name in ("keras", "start_keras", "checkpoints", "cooldown", "critical_batch_size")
 ]
 DOCSTRINGS = Path(__file__).with_name("test_docstrings.py")
 FOLDERS = {

@@ -178,7 +178,15 @@ def test_the_wheel_passes_the_tests(wheel, tmp_path):
         "agreement",
         "contract",
         "optax_suites",
-        *("frameworks", "versions", "from_sgd", "counting", "torch_cooldown", "site"),
+        *(
+            "frameworks",
+            "versions",
+            "from_sgd",
+            "counting",
+            "torch_cooldown",
+            "site",
+            "noise_networks",
+        ),
     ]  # they test the checkout, or take long
     ignored = [f"--ignore-glob=*test_*{name}*" for name in skipped]
     (tmp_path / "conftest.py").write_text(

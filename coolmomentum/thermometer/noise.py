@@ -14,7 +14,7 @@ has some of that noise, too. :func:`true_square` takes three such products toget
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -152,21 +152,9 @@ def noise_moments(
     >>> noise_moments([g], [np.array([1.0, 1.0])])[:, 0].tolist()
     [5.0, 1.5, 2.0, 3.0]
     """
-    columns = []
     means = None if remembered is None else iter(remembered)
-    for triple in gradients:
-        xp = xp or namespace(*triple)
-        product = dot or partial(inner_product, xp=xp)
-        now, last, second = (upcast(x, xp) for x in triple)
-        column = [
-            (product(now, now) + product(last, last) + product(second, second)) / 3,
-            (product(now, last) + product(last, second)) / 2,
-            product(now, second),
-        ]
-        if means is not None:
-            column.append(product(now, upcast(next(means), xp)))
-        columns.append(xp.stack(column))
-    return xp.stack(columns, axis=1)
+    wide = (tuple(upcast(x, xp or namespace(x)) for x in triple) for triple in gradients)
+    return _moments(wide, means and (upcast(x, xp or namespace(x)) for x in means), dot, xp)
 
 
 def momenta_moments(
@@ -199,12 +187,34 @@ def momenta_moments(
     xp = xp or namespace(*momenta[0])
     columns = zip(zip(*momenta, strict=True), zip(*rules, strict=True), strict=True)
     wide = [([upcast(x, xp) for x in p], how) for p, how in columns]
-    return noise_moments(
+    return _moments(
         (tuple(how[i].gradient(p[i], p[i + 1], xp=xp) for i in range(3)) for p, how in wide),
         (how[1]._replace(rho=how[0].rho).mean(p[1], xp=xp) for p, how in wide),
-        dot=dot,
-        xp=xp,
+        dot,
+        xp,
     )
+
+
+def _moments(
+    gradients: Iterable[tuple[Array, ...]],
+    means: Iterator[Array] | None,
+    dot: Callable[[Array, Array], Scalar] | None,
+    xp: Any,
+) -> Array:
+    """As :func:`noise_moments`, of arrays in float32 or better."""
+    columns = []
+    for now, last, second in gradients:
+        xp = xp or namespace(now)
+        product = dot or partial(inner_product, xp=xp)
+        column = [
+            (product(now, now) + product(last, last) + product(second, second)) / 3,
+            (product(now, last) + product(last, second)) / 2,
+            product(now, second),
+        ]
+        if means is not None:
+            column.append(product(now, next(means)))
+        columns.append(xp.stack(column))
+    return xp.stack(columns, axis=1)
 
 
 class GradientNoise(NamedTuple):
@@ -263,11 +273,11 @@ class GradientNoise(NamedTuple):
         xp : array namespace, if it is not to be found out.
         """
         xp = xp or namespace(table)
-        rho, unknown = _split(rho, _is_rho, LEAST_RHO, table[0, :], xp)
-        low = xp.where(rho < LEAST_RHO, xp.ones_like(rho), xp.zeros_like(rho))
-        rho = xp.where(rho < LEAST_RHO, LEAST_RHO + xp.zeros_like(rho), rho)
+        known, unknown = _split(rho, _is_rho, LEAST_RHO, table[0, :], xp)
+        low = xp.where(known < LEAST_RHO, xp.ones_like(known), xp.zeros_like(known))
+        known = xp.where(known < LEAST_RHO, LEAST_RHO + xp.zeros_like(known), known)
         mean = table[3, :] if table.shape[0] > 3 else None
-        square = true_square(table[1, :], table[2, :], mean, rho)
+        square = true_square(table[1, :], table[2, :], mean, known)
         pooled = layout.pool(xp.stack([square, table[0, :], unknown, low]), xp)
         ratio = Ratio(*(self.sums[i, :] for i in range(_MEANS)))
         measured = self.counts + 1
