@@ -43,10 +43,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(array_api_compat|collections|jax|keras|matplotlib|numpy|optax|torch|typing)\b.*"),
     ("py:.*", r"np\..*|(abc|datetime|numbers|pathlib|types)\..*"),
 ]
-suppress_warnings = [
-    "myst.header",  # a stub begins below a heading of another file
-    "toc.empty_glob",  # a page that is named in index.md before it is there
-]
+suppress_warnings = ["myst.header"]  # a stub begins below a heading of another file
 
 html_theme = "furo"
 html_math_renderer = "mathml"  # MathJax would come from the network

@@ -8,6 +8,7 @@ import pytest
 from exact import LAWS
 from matplotlib.image import imread
 
+from benchmarks import page_figures
 from benchmarks.figures import OPTIMIZERS, draw_layers, draw_schedules, main, train
 from benchmarks.speed.__main__ import LARGE, REASONS, SMALL, USERS, for_users
 
@@ -67,6 +68,20 @@ def test_the_script_writes_each_figure_light_and_dark(tmp_path):
         opaque = image[image[..., 3] == 1][:, :3]
         assert (opaque == words).all(axis=1).any()
         assert not (opaque == np.subtract(1, words)).all(axis=1).any()
+
+
+def test_a_page_draws_its_figure_by_its_own_blocks(tmp_path):
+    """Light and dark, and nothing that the page writes is left in the folder it is run from."""
+    before = set(Path.cwd().iterdir())
+    assert page_figures.main(["start_numpy", "--output", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "start_numpy-light.png",
+        "start_numpy-dark.png",
+    }
+    light, dark = (imread(tmp_path / f"start_numpy-{shade}.png") for shade in ("light", "dark"))
+    assert light.shape == dark.shape
+    assert (light != dark).any()
+    assert set(Path.cwd().iterdir()) == before
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -62,8 +62,8 @@ COUNTS = (
     "span_steps",
     "span_measured",
 )
-_STEP = SUMS.index("diffusive")  # the rows that a measured step adds to, but for the last
-_SPAN = COUNTS.index("span_steps")  # the counts of the span that is going on
+_STEP = SUMS.index("diffusive")  # a measured step adds to the rows before it, and to the last
+_SPAN = COUNTS.index("span_steps")  # from here on the counts of the span that is going on
 
 
 class Window(NamedTuple):
@@ -230,8 +230,9 @@ class Window(NamedTuple):
             the walk drifts or has not come to rest yet. It counts the gradient's own changes as
             noise, and so is ``1 + rho curvature / (2 (1 - rho))`` temperatures on a quadratic.
         rho : mean momentum coefficient.
-        correlation : of successive displacements; rho in free diffusion, below it where the
-            landscape pulls back, towards 1 in a drift.
+        correlation : of successive displacements, the cosine of the angle between them: the sum of
+            their products over the root of the product of the sums of their squares. rho in free
+            diffusion, below it where the landscape pulls back, towards 1 in a drift.
         drift : 1 if the correlation exceeds rho by more than three standard errors of free
             diffusion, so that the temperatures contain motion that is not thermal; else 0.
         curvature : ``k dt**2`` that noise feels, ``4 (1 - three-point / temperature)``; the walk is
@@ -271,20 +272,21 @@ class Window(NamedTuple):
             above = correlation - expected
             meter = FreezeOut(*(x[name] for name in FreezeOut._fields))
             freeze_out, error = meter.read(n["spans"])
-            values = (
-                x["squares"] / measured,
-                temperature,
-                np.where(averaged, np.nan, three_point),
-                x["predicted"] / paired * dt2_known * rho_known,
-                rho,
-                correlation,
-                np.where(np.isnan(above), np.nan, above > 3 * spread),
-                4 * (1 - three_point * (1 + averaging) / _or_nan(temperature)) + 2 * averaging,
-                (freeze_out + averaging) / (1 + averaging) * rho_known,
-                error / (1 + averaging) * rho_known,
-                temperature / _or_nan(bath),
-            )
-        return dict(zip(READINGS, values, strict=True))
+            values = {
+                "rescaled_temperature": x["squares"] / measured,
+                "temperature": temperature,
+                "three_point_temperature": np.where(averaged, np.nan, three_point),
+                "predicted_temperature": x["predicted"] / paired * dt2_known * rho_known,
+                "rho": rho,
+                "correlation": correlation,
+                "drift": np.where(np.isnan(above), np.nan, above > 3 * spread),
+                "curvature": 4 * (1 - three_point * (1 + averaging) / _or_nan(temperature))
+                + 2 * averaging,
+                "freeze_out": (freeze_out + averaging) / (1 + averaging) * rho_known,
+                "freeze_out_error": error / (1 + averaging) * rho_known,
+                "bath_ratio": temperature / _or_nan(bath),
+            }
+        return {name: values[name] for name in READINGS}
 
     def _where(self, applied: Scalar, other: "Window", xp: Any) -> "Window":
         """The other window if the step was applied, else this one."""
@@ -300,7 +302,11 @@ class Window(NamedTuple):
 
 
 def _step_sums(table: Array, dynamics: Dynamics, paired: Scalar, xp: Any) -> Array:
-    """What a measured step adds for each parameter, shape (rows, parameters)."""
+    """What a measured step adds for each parameter, shape (rows, parameters).
+
+    Groups and all get the sums of their parameters' rows, so each row must be a sum over
+    coordinates; what is not, as a quotient, is formed when the window is read.
+    """
     now, before, product, mass_now, mass_before, mass_product = (table[i, :] for i in range(6))
     rho, no_rho = _split(dynamics.rho, _is_rho, 0.0, now, xp)
     dt2, no_dt2 = _split(dynamics.dt2, _is_dt2, 1.0, now, xp)
@@ -313,17 +319,25 @@ def _step_sums(table: Array, dynamics: Dynamics, paired: Scalar, xp: Any) -> Arr
     bath, averaging = _bath_rows(dynamics.bath, rho, now, xp)
     is_averaged = dynamics.bath is not None and dynamics.bath.noise == "averaged"
     no_dt2 = no_dt2 + no_rho if is_averaged else no_dt2  # its temperature needs rho
-    step = xp.stack([now, mass_now * (1 + averaging) / dt2, rho, no_rho, no_dt2, bath, averaging])
-    pair = xp.stack(
-        [
-            now,
-            before,
-            product,
-            both / three_point_scale(dt2, rho),
-            (2 if is_averaged else 1) * fresh / (dt2 * (1 - rho * rho)),
-        ]
-    )
-    return concat([step, _where(paired, pair, xp.zeros_like(pair), xp)], xp)
+    step = {
+        "squares": now,
+        "energies": mass_now * (1 + averaging) / dt2,
+        "rhos": rho,
+        "unknown_rho": no_rho,
+        "unknown_dt2": no_dt2,
+        "bath": bath,
+        "averaging": averaging,
+    }
+    pair = {
+        "now": now,
+        "before": before,
+        "product": product,
+        "three_point": both / three_point_scale(dt2, rho),
+        "predicted": (2 if is_averaged else 1) * fresh / (dt2 * (1 - rho * rho)),
+    }
+    assert (*step, *pair) == SUMS[:_STEP]
+    pairs = xp.stack([*pair.values()])
+    return concat([xp.stack([*step.values()]), _where(paired, pairs, xp.zeros_like(pairs), xp)], xp)
 
 
 def _bath_rows(bath: Bath | None, rho: Array, like: Array, xp: Any) -> tuple[Array, Array]:
