@@ -514,10 +514,10 @@ def draw() -> None:
     axes.set(
         xlabel="step",
         ylabel="critical batch size",
-        yscale="log",
+        ylim=(0, None),
         title="Two dense layers on digits, SGD with momentum 0.9",
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right", ncols=2)
     figure.savefig(FIGURE, dpi=150)
 
 
