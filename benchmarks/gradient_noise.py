@@ -399,12 +399,12 @@ def simulated(rho: float, highest: float, replicas: int = 60) -> list[str]:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> list[dict[str, Any]]:
+def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each network, optimizer, seed and window."""
     name = framework
     if framework == "keras":
         name += f" on {os.environ.get('KERAS_BACKEND', 'tensorflow')}"
-    rows, console = list[dict[str, Any]](), Console()
+    console = Console()
     for title, network in NETWORKS.items():
         exact = Exact(network)
         for optimizer in optimizers:
@@ -414,23 +414,20 @@ def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> list[dic
                     FRAMEWORKS[framework](network, optimizer, seed)
                 ):
                     two, two_error = exact.by_two_batches(places, 100 * seed + window)
-                    rows.append(
-                        {
-                            "framework": name,
-                            "network": title,
-                            "optimizer": optimizer,
-                            "seed": seed,
-                            "window": window,
-                            "batch": network.batch,
-                            "exact": exact.critical(places),
-                            "read": reading["critical_batch_size"],
-                            "error": reading["critical_batch_size_error"],
-                            "two": two,
-                            "two_error": two_error,
-                        }
-                    )
+                    yield {
+                        "framework": name,
+                        "network": title,
+                        "optimizer": optimizer,
+                        "seed": seed,
+                        "window": window,
+                        "batch": network.batch,
+                        "exact": exact.critical(places),
+                        "read": reading["critical_batch_size"],
+                        "error": reading["critical_batch_size_error"],
+                        "two": two,
+                        "two_error": two_error,
+                    }
             console.print(f"{name}, {title}, {optimizer}: {time.monotonic() - start:.0f} s")
-    return rows
 
 
 def main() -> None:
@@ -455,10 +452,10 @@ def main() -> None:
         return
     rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
     for framework in arguments.frameworks:
-        new = measure(framework, range(arguments.seeds), arguments.optimizers)
-        names = {row["framework"] for row in new}
-        rows = [row for row in rows if row["framework"] not in names] + new
-        RECORD.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        rows = [row for row in rows if not row["framework"].startswith(framework)]
+        for row in measure(framework, range(arguments.seeds), arguments.optimizers):
+            rows.append(row)  # what is measured is kept, whatever comes
+            RECORD.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     Console(width=140).print(table(rows))
 
 
@@ -517,10 +514,10 @@ def draw() -> None:
     axes.set(
         xlabel="step",
         ylabel="critical batch size",
-        yscale="log",
+        ylim=(0, None),
         title="Two dense layers on digits, SGD with momentum 0.9",
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right", ncols=2)
     figure.savefig(FIGURE, dpi=150)
 
 

@@ -228,6 +228,34 @@ CORE = [
         "[self.sums[:_STEP, :], xp.stack(list(meter)), self.sums[-1:, :]]",
         Selection("test_numpy_thermometer.py", "test_a_span_begins_anew"),
     ),
+    Mutant(
+        "gradient noise: what the momentum remembers left out",
+        "thermometer.noise:true_square",
+        "(lag_one - lag_two) + q * (lag_one - remembered)",
+        "(lag_one - lag_two)",
+        Selection("test_noise_scale.py", "second_order"),
+    ),
+    Mutant(
+        "gradient noise: a lag taken for the other",
+        "thermometer.noise:_moments",
+        "product(now, second)",
+        "product(now, last)",
+        Selection("test_noise_scale.py", "within_its_error and 0.9"),
+    ),
+    Mutant(
+        "gradient noise: error bars of the sum, not of the mean",
+        "thermometer.ratio:Ratio.read",
+        "pairs * (pairs - 1)",
+        "pairs - 1",
+        Selection("test_noise_scale.py", "within_its_error and 0.9"),
+    ),
+    Mutant(
+        "gradient noise: steps that were none are measured",
+        "thermometer.noise:GradientNoise.measure",
+        "applied & rule.shows()",
+        "applied",
+        Selection("test_noise_scale.py", "gradients_come_back"),
+    ),
 ]
 NUMPY = [
     Mutant(
