@@ -37,6 +37,7 @@ NEEDS = {
     "test_training.py": ("torch", "jax", "optax", "flax", "benchopt"),
     "torch_adapter": ("torch",),
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
+    "keras_adapter/imagenet_*.py": ("keras", "tensorflow", "benchopt"),
     "keras_adapter/test_keras_on_jax_imagenet.py": ("keras", "tensorflow", "jax", "benchopt"),
     "keras_adapter/test_keras_on_tensorflow_imagenet.py": ("keras", "tensorflow", "benchopt"),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
