@@ -42,6 +42,7 @@ NEEDS = {
     "torch_adapter/test_torch_counting.py": ("accelerate", "transformers", "pytorch_lightning"),
     "torch_adapter/test_torch_gradient_noise.py": ("sklearn",),
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
+    "keras_adapter/imagenet_*.py": ("keras", "tensorflow", "benchopt"),
     "keras_adapter/test_keras_on_jax_imagenet.py": ("keras", "tensorflow", "jax", "benchopt"),
     "keras_adapter/test_keras_on_tensorflow_imagenet.py": ("keras", "tensorflow", "benchopt"),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),

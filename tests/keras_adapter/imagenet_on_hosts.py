@@ -10,14 +10,6 @@ from pathlib import Path
 from benchmarks.imagenet.config import Config, Run
 from benchmarks.imagenet.devices import choose
 
-hosts = sys.argv[2:] == ["hosts"]
-engine = choose(8, devices=None if hosts else 2, hosts=hosts)
-
-from imagenet_tools import small_network  # noqa: E402  # after JAX has found its hosts
-
-from benchmarks.imagenet import train  # noqa: E402
-
-train.efficientnet_b0 = small_network
 CONFIG = Config(
     name="small",
     kind="runs",
@@ -34,4 +26,18 @@ CONFIG = Config(
     bn_momentum=0.9,
     backup_steps=2,
 )
-train.train(CONFIG, CONFIG.runs[0], engine, "simulated", Path(sys.argv[1]))
+
+
+def main(folder: str, *hosts: str) -> None:
+    """Make the run, on two devices or on one of each host."""
+    engine = choose(8, 16, devices=None if hosts else 2, hosts=bool(hosts))
+    from imagenet_tools import small_network  # after JAX has found its hosts
+
+    from benchmarks.imagenet import train
+
+    train.efficientnet_b0 = small_network
+    train.train(CONFIG, CONFIG.runs[0], engine, "simulated", Path(folder))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
