@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from coolmomentum.thermometer import READINGS
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -159,3 +161,10 @@ class TestTheComparison:
         assert {"schedule_free", "muon"} <= set(dir(optax.contrib))
         assert "eta" in inspect.signature(optax.noisy_sgd).parameters
         assert not [name for name in dir(optax) if "temperature" in name or "langevin" in name]
+
+
+def test_every_reading_is_on_the_page_of_the_thermometer():
+    """In the table of what it reads, once."""
+    rows = table((DOCS / "thermometer.md").read_text(encoding="utf-8"), "## What it reads")
+    keys = [key for row in rows for key in re.findall("`(.*?)`", row[0])]
+    assert sorted(keys) == sorted(["steps", *READINGS])
