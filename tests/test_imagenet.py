@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from html import escape
@@ -146,22 +145,47 @@ def test_options_that_do_not_go_together_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_images_that_are_not_there_are_one_clear_line(tmp_path: Path) -> None:
-    """The process of the run says so, once, and the command ends with its status, 2."""
-    command = [sys.executable, "-m", "benchmarks.imagenet", "smoke", "--images", "/nowhere"]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path)],
-        cwd=CONFIGS.parents[2],
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
+def test_images_that_are_not_there_are_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, before anything is imported or written."""
+    output = tmp_path / "results"
+    assert main(["smoke", "--images", "/nowhere", "--output", str(output)]) == 2
+    assert capsys.readouterr().err == "--images must be a tar or a folder: /nowhere is not there\n"
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "message"),
+    [
+        ("exit 2", 2, ""),
+        ("exit 1", 1, ""),
+        ("kill -SEGV $$", 1, "the run was ended by SIGSEGV"),
+        ("kill -TERM $$", 143, "Interrupted; the same command goes on from here."),
+        ("exit 130", 130, "Interrupted; the same command goes on from here."),
+    ],
+)
+def test_the_command_ends_as_its_run_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ends: str,
+    status: int,
+    message: str,
+) -> None:
+    """The process of the first run that fails is the last one."""
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/asked\n{ends}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    options = ["--images", "simulated", "--output", str(tmp_path), "--devices", "2"]
+    assert main(["sample", *options]) == status
+    assert capsys.readouterr().err.strip() == message
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert asked == (
+        "-m benchmarks.imagenet sample --only coolmomentum-lr0.01-rho0.99 --images simulated "
+        f"--dtype float32 --output {tmp_path} --devices 2"
     )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        "--images must be a tar or a folder: /nowhere is not there"
-    )
-    assert "Traceback" not in done.stderr
 
 
 # --- records, figures, pages ----------------------------------------------------------------------

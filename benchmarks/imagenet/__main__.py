@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     try:
         configs = {name: read(name) for name in options.configs}  # all of them, before any run
+        if not options.draw:
+            _check_images(options.images)
         for name, config in configs.items():
             if options.only:
                 _child(config, options)
@@ -69,6 +71,12 @@ def _main(options: argparse.Namespace) -> int:
         print(" ".join(f"{error}{what_to_do}".split()), file=sys.stderr)
         return FAILED
     return 0
+
+
+def _check_images(images: str) -> None:
+    """Before TensorFlow is imported, which is asked for those of a bucket."""
+    if images != "simulated" and "://" not in images and not Path(images).exists():
+        raise UnavailableError(f"--images must be a tar or a folder: {images} is not there")
 
 
 def _parser() -> argparse.ArgumentParser:
