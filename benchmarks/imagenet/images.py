@@ -140,13 +140,16 @@ def training(
 
 def evaluation(source: Source, size: int, *, batch: int, share: Share = WHOLE) -> Dataset:
     """The images in whole batches of (pixels, one-hot labels), in order, as they are evaluated."""
-    whole = source.pieces(None, 0).take(evaluated_images(source.images, batch)).enumerate()
+    images = evaluated_images(source.images, batch)
+    whole = source.pieces(None, 0).take(images).enumerate()
     decoded = whole.filter(lambda number, _: _is_own(number, batch, share)).map(
         lambda _, its: (centre_crop(_as_jpeg(its[0]), size), tf.one_hot(its[1], source.classes)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    return decoded.batch(batch // share.hosts, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    batches = decoded.batch(batch // share.hosts, drop_remainder=True)
+    counted = batches.apply(tf.data.experimental.assert_cardinality(images // batch))
+    return counted.prefetch(tf.data.AUTOTUNE)
 
 
 def _is_own(number: Tensor, batch: int, share: Share) -> Tensor:
