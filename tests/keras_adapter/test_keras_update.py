@@ -6,11 +6,10 @@ import exact
 import keras
 import numpy as np
 import pytest
-from exact import RHO_ROUNDINGS, U32, U64
+from exact import LAWS, RHO_ROUNDINGS, U32, U64
 from keras import ops
 from keras_tools import (
     BACKEND,
-    LAWS,
     SHAPES,
     bound,
     follow,
