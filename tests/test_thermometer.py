@@ -111,7 +111,7 @@ def close(expected, dtype, loss=1.0):
     return pytest.approx(expected, rel=0, abs=16 * (U32 if dtype == "float32" else U64) * loss)
 
 
-# (rho, dt2, k, T): T of Eq. 22 and correlation, science.md 6; three points give T itself.
+# (rho, dt2, k, T): T of Eq. 22 and correlation, of ensembles.py; three points give T itself.
 @pytest.mark.parametrize(("walk", "by_two", "correlation"), WHITE[:2])
 def test_a_quadratic_under_white_noise(walk, by_two, correlation, library, dtype):
     """Eq. 22 reads T / (1 - k dt**2 / 4), three points T of Eq. 19, the curvature k dt**2.
@@ -559,8 +559,8 @@ def test_the_next_window_keeps_the_span():
     assert ends[0].sums[row, -1] == ends[1].sums[row, -1] == 1.5 * 2 - 0.5 - 1
     assert dict(zip(COUNTS, ends[1].counts, strict=True)) == dict.fromkeys(COUNTS, 0) | {
         "steps": 1,
-        "measured": 1,
-        "paired": 1,
+        "represented": 1,
+        "represented_pairs": 1,
         "pairs": 1,
         "spans": 1,
     }

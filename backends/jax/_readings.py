@@ -1,5 +1,7 @@
 """What can be read of a run from the state: rho, step size and temperature, pooled or per leaf.
 
+``read``, the readings of a thermometer, is in ``_thermometer``.
+
 Each function takes the state of any optimizer with :func:`coolmomentum.jax.cool_momentum` somewhere
 in it (``chain``, ``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps``, ... or a whole
 ``TrainState``), on the host or under ``jit``, and costs nothing where it is not called. The state

@@ -55,12 +55,12 @@ SUMS = (
 )
 COUNTS = (
     "steps",
-    "measured",  # steps that the measured ones stand for
-    "paired",  # the same of those whose step before was seen too
+    "represented",  # steps that the measured ones stand for
+    "represented_pairs",  # the same of those whose step before was seen too
     "pairs",  # how many those are
     "spans",
     "span_steps",
-    "span_measured",
+    "span_represented",
 )
 _STEP = SUMS.index("diffusive")  # a measured step adds to the rows before it, and to the last
 _SPAN = COUNTS.index("span_steps")  # from here on the counts of the span that is going on
@@ -192,9 +192,9 @@ class Window(NamedTuple):
         xp : array namespace, if it is not to be found out.
         """
         xp = xp or namespace(table)
-        spans, steps, measured = self._numbers(("spans", "span_steps", "span_measured"), xp)
+        spans, steps, represented = self._numbers(("spans", "span_steps", "span_represented"), xp)
         known_rho, _ = _split(rho, _is_rho, 0.0, table[-1, :], xp)
-        squares = self.sums[-1, : len(layout.parameters)] * (steps / _or_one(measured, xp))
+        squares = self.sums[-1, : len(layout.parameters)] * (steps / _or_one(represented, xp))
         diffusive = (1 + known_rho) * squares
         lost = (1 - known_rho) * table[-2, :] + 2 * known_rho * table[-1, :]
         pooled = layout.pool(xp.stack([diffusive, lost]), xp)
@@ -252,15 +252,15 @@ class Window(NamedTuple):
         n = dict(zip(COUNTS, map(float, np.asarray(self.counts)), strict=True))
         sizes = np.array([layout.sizes], np.float64).reshape(1, -1)
         coordinates = np.maximum(layout.pool(sizes, np)[0], 1)
-        measured, paired, pairs = (
-            coordinates * _or_nan(n[name]) for name in ("measured", "paired", "pairs")
+        steps, step_pairs, pairs = (
+            coordinates * _or_nan(n[name]) for name in ("represented", "represented_pairs", "pairs")
         )
         rho_known, dt2_known = _or_nan(x["unknown_rho"] == 0), _or_nan(x["unknown_dt2"] == 0)
         with np.errstate(all="ignore"):
-            temperature = x["energies"] / measured * dt2_known
-            three_point = x["three_point"] / paired * dt2_known * rho_known
+            temperature = x["energies"] / steps * dt2_known
+            three_point = x["three_point"] / step_pairs * dt2_known * rho_known
             settings = np.stack([x[name] for name in ("rhos", "bath", "averaging")])
-            settings = layout.pool(sizes * settings[:, : len(layout.sizes)], np) / measured
+            settings = layout.pool(sizes * settings[:, : len(layout.sizes)], np) / steps
             rho, bath, averaging = settings[0] * rho_known, settings[1], settings[2]
             averaged = averaging > 0
             # Root by root: the product of two small sums may underflow where neither of them does.
@@ -273,10 +273,10 @@ class Window(NamedTuple):
             meter = FreezeOut(*(x[name] for name in FreezeOut._fields))
             freeze_out, error = meter.read(n["spans"])
             values = {
-                "rescaled_temperature": x["squares"] / measured,
+                "rescaled_temperature": x["squares"] / steps,
                 "temperature": temperature,
                 "three_point_temperature": np.where(averaged, np.nan, three_point),
-                "predicted_temperature": x["predicted"] / paired * dt2_known * rho_known,
+                "predicted_temperature": x["predicted"] / step_pairs * dt2_known * rho_known,
                 "rho": rho,
                 "correlation": correlation,
                 "drift": np.where(np.isnan(above), np.nan, above > 3 * spread),

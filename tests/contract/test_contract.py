@@ -375,7 +375,7 @@ WALK = ((8192,),)
 
 @pytest.mark.parametrize("rho", [0.5, 0.875])
 def test_stationary_variances_and_the_virial_identity(path, rho):
-    """Noise of variance s**2 on ``U = k x**2 / 2`` gives the variances of science.md section 3a.
+    """Noise of variance s**2 on ``U = k x**2 / 2`` gives the stationary variances of Eq. 14.
 
     ``Var x = (1 + rho) eta s**2 / ((1 - rho) k (2 (1 + rho) - eta k))``, ``Var dx = 2 eta**2 s**2 /
     ((1 - rho) (2 (1 + rho) - eta k))``, and for any potential ``<dx**2> / dt**2 = <x dU/dx>``.
@@ -415,8 +415,8 @@ def test_stationary_variances_and_the_virial_identity(path, rho):
             assert abs(measured[half].mean() - expected[half][0]) <= 5 * error, name
 
 
-# E v**2 after n steps of free diffusion under cooling, dt**2 = variance = 1, rho0 = 0.99, from
-# science.md section 6.
+# E v**2 after n steps of free diffusion under cooling, dt**2 = variance = 1, rho0 = 0.99: of
+# the recursion E v**2 -> rho**2 E v**2 + eta**2, in 30 digits.
 FREE = [
     (100, "paper", 50, 6.858661657953565),
     (100, "paper", 100, 0.2736146695044891),

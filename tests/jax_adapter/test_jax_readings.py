@@ -61,7 +61,7 @@ def close(value):
 
 
 def test_the_temperature_of_a_list_is_the_exact_rational():
-    """(.1, -.2, .3) and a 0 at dt^2 = 1/100 have T = 7/2: science.md, section 6."""
+    """(.1, -.2, .3) and a 0 at dt^2 = 1/100 have T = 7/2: .14 / 4 * 100."""
     state = displaced([0.1, -0.2, 0.3], 0.0)
     assert float(temperature(state, 0.01)) == close(3.5)
     assert float(rescaled_temperature(state)) == close(0.035)

@@ -17,7 +17,7 @@ import coolmomentum.numpy
 from coolmomentum import CoolingSchedule, from_temperature
 from coolmomentum.jax import CoolMomentumState, cool_momentum, rho
 
-# x_1, x_2, ... on U = x^2 / 2 from x_0 = 1 at rest: shared/science.md, section 6, A to D
+# x_1, x_2, ... on U = x^2 / 2 from x_0 = 1 at rest, as fractions by hand
 GOLDEN = {
     "constant": (
         {"learning_rate": 0.1, "total_steps": 9, "rho0": 0.9, "law": "constant"},
