@@ -27,6 +27,11 @@ FOLDERS = {
 FOLDERS["tensorflow"].append(PACKAGE / "tensorflow")
 
 
+# TensorFlow numbers the messages of replicas in each strategy from the same number: those of two
+# strategies in one process may meet.
+REPLICAS = TESTS / "test_keras_on_tensorflow_imagenet.py"
+
+
 @pytest.fixture(scope="module")
 def runs(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
@@ -46,6 +51,7 @@ def runs(
                     "-q",
                     "-p",
                     "no:cacheprovider",
+                    f"--ignore={REPLICAS}",
                     *map(str, folders),
                 ],
                 cwd=PACKAGE.parent,
@@ -65,3 +71,13 @@ def test_the_keras_adapter(runs, backend):
     """tests/keras_adapter, the contract suite and the adapter's examples pass on this backend."""
     process, output = runs[backend]
     assert process.wait() == 0, output.read_text()
+
+
+def test_the_replicas_of_the_imagenet_benchmark():
+    """Its tests on TensorFlow pass in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(REPLICAS)]
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

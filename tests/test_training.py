@@ -823,12 +823,19 @@ def _epochs_done(output: Path) -> int:
     return done
 
 
+def _heed_signals() -> None:
+    """Under nohup, and in the background of a script, some are ignored, by children too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_a_run_that_was_interrupted_and_killed_goes_on(tmp_path: Path) -> None:
     """After Ctrl-C, and SIGKILL, in the middle of a run: the records of a whole one, to the bit."""
     config = tmp_path / "killed"
     config.mkdir()
     (config / "report.yml").write_text(CONFIG)
     options = [str(config), "--output", str(tmp_path / "results")]
+    _heed_signals()
     output = tmp_path / "results" / "killed"
     command = [sys.executable, "-m", "benchmarks.training", *options]
     done, log = 0, tmp_path / "log"
@@ -1149,7 +1156,7 @@ def test_nothing_trains_on_after_the_end_and_nothing_twice_before(
     Before, a second run in the folder has exit status 2, and one line. It has as well while the
     child of a killed command is still there, which cannot end as long as it is stopped.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, also by children
+    _heed_signals()
     cases = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130, "SIGKILL": -9, "stopped": -9}
     begun = {name: _begin(request, stand_in, tmp_path / "results", name) for name in cases}
     for name, (process, options, log, up) in begun.items():

@@ -178,15 +178,8 @@ def _step(
         stays = g is None or not common.is_trainable(dx)
         return dx if stays else _moved(g, dx, coefficients)
 
-    always = state.count >= 0  # and XLA cannot know
-
     def update(g: Leaf, dx: jax.Array, x: Leaf) -> Any:
-        if g is None or not common.is_trainable(dx):
-            return None if g is None else dx
-        update = _stored(dx, x)
-        # XLA has two emitters for loops on the CPU. A bare addition of the updates goes to that
-        # which takes an eighth longer; a loop with a scalar in it goes to the other.
-        return jnp.where(always, update, jnp.zeros_like(update))
+        return None if g is None else _stored(dx, x if common.is_trainable(dx) else dx)
 
     moved = with_none(moved_by, gradients, state.displacement)
     updates = with_none(update, gradients, moved, gradients if params is None else params)

@@ -64,11 +64,11 @@ def test_a_step_that_nobody_reads_pays_nothing():
 
 
 def test_a_step_costs_what_one_of_optax_sgd_costs():
-    """But for scalars and a choice: the same passes over parameters, gradients and momentum."""
+    """But for a few scalars: the same passes over parameters, gradients and momentum."""
     sgd = optax.sgd(0.1, momentum=0.9)
     flops, memory = cost(stepper(TX))
     sgd_flops, sgd_memory = cost(stepper(sgd), tx=sgd)
-    assert flops - sgd_flops - SIZE / 4 < 100  # XLA counts the choice of each update as a flop
+    assert flops - sgd_flops < 100
     assert memory - sgd_memory < 400
 
 
@@ -96,15 +96,6 @@ def test_a_leaf_is_two_loops_as_in_optax_sgd(leaves):
     sgd = optax.sgd(0.1, momentum=0.9)
     assert loops(stepper(TX), params, TX) == {"fusion": 2 * leaves}
     assert loops(stepper(sgd), params, sgd) == {"fusion": 2 * leaves}
-
-
-def test_the_addition_of_updates_has_a_scalar_in_its_loop():
-    """XLA's emitter for a bare addition on the CPU takes an eighth longer; optax.sgd has none."""
-    text = compiled(stepper(TX), donate_argnums=(0, 1)).as_text()
-    kernel = r" = f32\[64,32\]\S* "
-    added = [loop for loop in text.split("\n\n") if re.search(f"ROOT .*{kernel}add", loop)]
-    assert len(added) == 1  # the loop of the displacement subtracts
-    assert re.search(f"{kernel}select", added[0])
 
 
 def test_a_donated_state_is_gone():
