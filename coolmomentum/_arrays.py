@@ -1,6 +1,8 @@
 """What the core needs of an array library beyond operators: its namespace and its dtypes.
 
-``keras.ops`` will do for a namespace, though it has other names for some things.
+``keras.ops`` will do for a namespace, though it has other names for some things. Arguments ``xp``
+are ``Any``: a protocol would refuse ``array_api_compat.torch``, most of whose functions are made
+at its import, where no type checker sees them.
 """
 
 import math

@@ -119,7 +119,8 @@ def test_two_hosts_make_the_run_of_one(tmp_path: Path) -> None:
     for column in ("running_loss", "top1", "top5", "top1_raw", "top5_raw", "temperature"):
         found = [[record[column] for record in its] for its in (first, second, one)]
         assert found[0] == found[1]
-        assert found[0] == pytest.approx(found[2], rel=1e-4)  # sums in another order
+        # A sum of two halves may round once more in each of 12 steps; rho = .9 remembers ten.
+        assert found[0] == pytest.approx(found[2], rel=12 * 10 * 2**-24)
 
 
 def _done(output: Path) -> int:

@@ -536,7 +536,7 @@ JAX_MUTANTS = [
 KERAS_MUTANTS = [
     Mutant(
         "thermometer: rate that is set after the step",
-        "keras._thermometer:_Meter.after",
+        "keras._meter:Meter.after",
         "now = self._now(before.rate)",
         "before = before._replace(rate=self._optimizer.learning_rate + 0.0)\n"
         "now = self._now(before.rate)",
@@ -551,21 +551,21 @@ KERAS_MUTANTS = [
     ),
     Mutant(
         "thermometer: microbatches counted",
-        "keras._thermometer:_Meter.after",
+        "keras._meter:Meter.after",
         "divmod(self.batches, self._accumulated)",
         "self.batches, 0",
         read_keras("test_accumulated_batches"),
     ),
     Mutant(
         "thermometer: skipped steps counted",
-        "keras._thermometer:_Meter._step",
+        "keras._meter:Meter._step",
         "ops.equal(now.iterations - before.iterations, 1)",
         "ops.equal(now.iterations, now.iterations)",
         read_keras("test_skipped_steps"),
     ),
     Mutant(
         "thermometer: decoupled weight decay counted as displacement",
-        "keras._thermometer:_Meter._step",
+        "keras._meter:Meter._step",
         "self._optimizer.weight_decay or 0",
         "0",
         read_keras("test_decoupled_weight_decay"),
@@ -579,7 +579,7 @@ KERAS_MUTANTS = [
     ),
     Mutant(
         "thermometer: rho of the next step",
-        "keras._dynamics:rule_of",
+        "keras._dynamics:_cool_momentum",
         "optimizer._rho_at(optimizer.iterations - 1, dtype)",
         "optimizer._rho_at(optimizer.iterations, dtype)",
         read_keras("test_it_reads_what"),

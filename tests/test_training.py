@@ -38,8 +38,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.training import _checkpoint, _data, _jax
-from benchmarks.training.__main__ import _locked, main
+from benchmarks.training.__main__ import main
 from benchmarks.training._checkpoint import Checkpoint
+from benchmarks.training._command import locked
 from benchmarks.training._config import number_of_runs, read, solvers
 from benchmarks.training._data import Images, digits
 from benchmarks.training._figures import figures
@@ -708,7 +709,7 @@ def test_what_is_finished_is_drawn_before_the_end(
                 path.unlink()
             shutil.rmtree(drawn)
         capsys.readouterr()
-        with _locked(copy):
+        with locked(copy):
             assert main(drawing) == (2 if count == 4 else 0)
         if count == 4:
             (line,) = capsys.readouterr().err.splitlines()
@@ -1105,7 +1106,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (config / "report.yml").write_text(CONFIG)
     root = str(Path(__file__).parent.parent)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), root]))
-    monkeypatch.setattr("benchmarks.training.__main__.PATIENCE", 0.0, raising=False)
+    monkeypatch.setattr("benchmarks.training._command.PATIENCE", 0.0, raising=False)
     return config
 
 

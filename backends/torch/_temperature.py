@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -67,7 +67,8 @@ def _over(square: Number, lr: Number) -> Number:
     """``square / lr``; where lr is 0 infinite, and 0 at rest."""
     if not isinstance(lr, Tensor) and not isinstance(square, Tensor):
         return square / lr if lr else square and math.inf
-    square = square if isinstance(square, Tensor) else torch.full_like(lr, square)  # type: ignore[arg-type]
+    if not isinstance(square, Tensor):  # then the learning rate is one
+        square = torch.full_like(cast(Tensor, lr), square)
     return torch.where(square == 0, torch.zeros_like(square), square / lr)
 
 

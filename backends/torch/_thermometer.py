@@ -264,7 +264,7 @@ class Thermometer:
         ]
 
     def _finish(self) -> None:
-        """After a step: measure it, and keep the displacements that the next one needs."""
+        """After a step: count it and record it, if it was looked at."""
         if not dynamics.was_applied(self._optimizer, self._clock, self._gradient):
             return
         self._n, self._window = self._n + 1, self._window.step(xp=xp)
@@ -276,19 +276,23 @@ class Thermometer:
         if noise and self._params:
             noise.after(self._optimizer, self._layout, self._sampling.steps_to_noise(self._n))
         if self._befores is not None:
-            keep = bool(self._sampling.precedes(self._n))
-            pairs = zip(self._params, self._befores, strict=False)
-            now = [dynamics.displacement(self._optimizer, x, before, keep) for x, before in pairs]
-            also = zip(self._also, self._also_before, strict=True)
-            now += [difference(local_real_view(x), before) for x, before in also]
-            if self._params and self._sampling.measures(self._n):
-                self._measure(now)
-            self._previous = now if keep else None
+            self._record(self._befores)
         if self._looks_at(self._n + 1):
             self._also_before = [local_real_view(x).clone() for x in self._also]
         if not self._is_last():
             self._handles[0].remove()
             self._handles[0] = self._optimizer.register_step_pre_hook(self._before)
+
+    def _record(self, befores: list[Before]) -> None:
+        """Measure the step, and keep the displacements that the next one needs."""
+        keep = bool(self._sampling.precedes(self._n))
+        pairs = zip(self._params, befores, strict=False)
+        now = [dynamics.displacement(self._optimizer, x, before, keep) for x, before in pairs]
+        also = zip(self._also, self._also_before, strict=True)
+        now += [difference(local_real_view(x), before) for x, before in also]
+        if self._params and self._sampling.measures(self._n):
+            self._measure(now)
+        self._previous = now if keep else None
 
     def _is_last(self) -> bool:
         """Whether only other thermometers have hooks before the step after this one's."""

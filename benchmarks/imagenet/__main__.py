@@ -19,8 +19,8 @@ from rich.console import Console
 from benchmarks.imagenet.config import CONFIGS, Config, ConfigError, Run, read
 from benchmarks.imagenet.records import RecordsError
 from benchmarks.imagenet.report import report
-from benchmarks.training.__main__ import STOPS, _locked, _stoppable, _Stopped
 from benchmarks.training._benchopt import PARENT, end_with
+from benchmarks.training._command import STOPS, Stopped, locked, stoppable
 from benchmarks.training._config import UnavailableError
 from benchmarks.training._report import Terminal
 
@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--images must say where they are")
     if options.to and not options.draw:
         parser.error("--to is for --draw")
-    with _stoppable():
+    with stoppable():
         try:
             return _main(options)
-        except _Stopped as stopped:
+        except Stopped as stopped:
             if not options.only:
                 with suppress(OSError):  # the terminal may be gone
                     print("Interrupted; the same command goes on from here.", file=sys.stderr)
@@ -105,7 +105,7 @@ def _run(name: str, config: Config, options: argparse.Namespace, console: Consol
     """All runs of a config, one after the other; the status of the first that fails."""
     output = options.output / config.name
     output.mkdir(parents=True, exist_ok=True)
-    with _locked(output) as lock:
+    with locked(output) as lock:
         for number, run in enumerate(config.runs, 1):
             console.print(f"{config.name}: run {number} of {len(config.runs)}, {run.name}")
             if status := _in_a_process(_arguments(name, run, options), lock):
@@ -139,7 +139,7 @@ def _in_a_process(arguments: list[str], lock: int) -> int:
             child.kill()
             child.wait()
     if (stopped := -status if status < 0 else status - 128) in STOPS:
-        raise _Stopped(stopped)
+        raise Stopped(stopped)
     if status < 0:
         print(f"the run was ended by {signal.Signals(-status).name}", file=sys.stderr)
     return FAILED if status < 0 else status
@@ -172,7 +172,7 @@ def _draw(config: Config, options: argparse.Namespace, console: Console) -> None
     """Only what is written to is locked."""
     target = (options.to or options.output) / config.name
     target.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with locked(target):
         report(config, options.output / config.name, target, console)
 
 

@@ -7,27 +7,23 @@ for what the tuning chooses. An interrupted run goes on when the same command is
 
 import argparse
 import errno
-import fcntl
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import product
 from math import nan
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pandas as pd
 import yaml
 
 from benchmarks.training._benchopt import PARENT, end_all
+from benchmarks.training._command import STOPS, Stopped, locked, stoppable
 from benchmarks.training._config import (
     CONFIGS,
     Config,
@@ -54,19 +50,16 @@ from benchmarks.training._results import (
 from benchmarks.training._tables import chosen
 
 HERE = Path(__file__).parent
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LOCK = ".lock"
-PATIENCE = 5.0  # seconds in which a child notices that its parent was killed, and ends
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run configs; the exit status is 0, 1 (failed), 2 (cannot begin) or 128 + that of a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
     console = Terminal()
-    with _stoppable():
+    with stoppable():
         try:
             return _main(arguments, console)
-        except _Stopped as stopped:
+        except Stopped as stopped:
             with suppress(OSError):  # the terminal may be gone
                 console.print("Interrupted; the same command goes on from here.")
             return 128 + stopped.number
@@ -101,61 +94,8 @@ def _main(arguments: Sequence[str], console: Terminal) -> int:
     return 0
 
 
-class _Stopped(BaseException):  # not an error
-    """A signal asks to stop."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 class _FailedError(Exception):
     """benchopt has failed; the message is for the user."""
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C, ``kill`` and a closed terminal raise ``_Stopped``; once, so that it can be heeded.
-
-    What was ignored before, as under ``nohup``, still is.
-    """
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Stopped(number)
-
-    heeded = threading.current_thread() is threading.main_thread()  # elsewhere Python refuses
-    before = {each: signal.getsignal(each) for each in STOPS if heeded}
-    before = {each: old for each, old in before.items() if old not in (signal.SIG_IGN, None)}
-    for each in before:
-        signal.signal(each, stop)
-    try:
-        yield
-    finally:
-        for each, old in before.items():
-            signal.signal(each, old)
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[int]:
-    """The folder for nobody but this process, and those to which it gives the descriptor.
-
-    The lock ends with the last of them, however they end.
-    """
-    with (output / LOCK).open("a") as file:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UnavailableError(
-                        f"{output} is in use by another run: wait for its end, or choose another "
-                        "--output"
-                    ) from None
-                time.sleep(0.1)
-        yield file.fileno()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,7 +127,7 @@ def _draw(
         runs, partial = _finished(source, number_of_runs(config))
         made = about | {"config": name, "partial": partial}
     target.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with locked(target):
         if to is not None:
             runs = runs.assign(seconds=nan)
         if to is not None or "partial" in made:
@@ -230,7 +170,7 @@ def _run(
 ) -> None:
     name, tuning, reports = config
     output.mkdir(parents=True, exist_ok=True)
-    with _locked(output) as lock:
+    with locked(output) as lock:
         bench = _Bench(output, lock, for_benchopt, console)
         tables, choice = [], None
         if tuning:
@@ -305,7 +245,7 @@ class _Bench:
             child.wait()
             end_all(os.getpid())
         if (stopped := -status if status < 0 else status - 128) in STOPS:
-            raise _Stopped(stopped)
+            raise Stopped(stopped)
         if status or not result.exists():
             raise _FailedError(f"benchopt has failed ({status}): see {log}")
         table = read_benchopt(result)

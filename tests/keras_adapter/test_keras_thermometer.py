@@ -13,7 +13,7 @@ from keras_tools import BACKEND, numpy
 
 from coolmomentum import CoolingSchedule, learning_rate_from_sgd
 from coolmomentum.keras import CoolMomentum, Thermometer
-from coolmomentum.keras._thermometer import _Meter
+from coolmomentum.keras._meter import Meter
 from coolmomentum.thermometer import READINGS, Dynamics, Layout, Sampling, Window, moments
 
 RNG = np.random.default_rng(0)
@@ -320,7 +320,7 @@ def test_no_step_waits(monkeypatch, host_reads, optimizer):
         return call
 
     for hook in ("before", "after"):
-        monkeypatch.setattr(_Meter, hook, counting(getattr(_Meter, hook), looked))
+        monkeypatch.setattr(Meter, hook, counting(getattr(Meter, hook), looked))
     monkeypatch.setattr(Thermometer, "read", counting(Thermometer.read, asked))
     fit(model_of(optimizer()), Thermometer(2, 4))
     assert len(looked) > 2 * STEPS / 2
@@ -332,13 +332,13 @@ def test_no_step_waits(monkeypatch, host_reads, optimizer):
 def test_the_measurement_is_compiled_twice(monkeypatch):
     """With and without the end of a span, whatever the step, the window and the fit."""
     traces = []
-    measured = _Meter._measured
+    measured = Meter._measured
 
     def counting(*arguments):
         traces.append(1)
         return measured(*arguments)
 
-    monkeypatch.setattr(_Meter, "_measured", counting)
+    monkeypatch.setattr(Meter, "_measured", counting)
     model, thermometer = model_of(keras.optimizers.SGD(0.02, momentum=0.5)), Thermometer(2, 4)
     for _ in range(2):
         fit(model, thermometer, epochs=2)

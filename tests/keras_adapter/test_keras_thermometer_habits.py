@@ -350,7 +350,7 @@ def test_what_is_not_measured_does_not_stop_the_training(monkeypatch):
     def broken(*_):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(module._Meter, "after", broken)
+    monkeypatch.setattr(module.Meter, "after", broken)
     model = line(keras.optimizers.SGD(0.5))
     with pytest.warns(UserWarning, match="no reading: RuntimeError: out of luck") as told:
         history = fit(model, Thermometer(), epochs=2)
