@@ -444,7 +444,7 @@ TORCH_MUTANTS = [
     ),
     Mutant(
         "thermometer: rho of the next step",
-        "torch._thermometer:Thermometer._finish",
+        "torch._thermometer:Thermometer._record",
         "self._measure(now)",
         "self._settings = [\n"
         "    dynamics.settings_of(self._optimizer, x, None, None)\n"
