@@ -106,12 +106,6 @@ def test_it_reads_what_is_simulated_within_its_error(rho):
     assert readings["gradient_norm"][:-1] ** 2 * read == pytest.approx(traces)
 
 
-def test_without_the_correction_it_would_be_wrong():
-    """In the same walks the product of successive gradients alone reads a third too much."""
-    square, one, _, _ = at_rest(0.9, 0.05)
-    assert square / one == pytest.approx(1.29, abs=0.01)
-
-
 # --- momenta --------------------------------------------------------------------------------------
 
 
