@@ -548,7 +548,9 @@ class _Meter:
         for step in kept[:-1]:
             applied = ops.logical_and(applied, ops.equal(step.after - step.before, 1))
         momenta, rules = [self._apart(x.momenta) for x in kept], [x.rule for x in kept[:-1]]
-        return noise.measure(momenta, rules, self.layout, applied=applied, xp=ops)
+        # All are real and of one dtype, which the core would look up for each product.
+        how: dict[str, Any] = {"applied": applied, "dot": lambda x, y: ops.sum(x * y), "xp": ops}
+        return noise.measure(momenta, rules, self.layout, **how)
 
     def _apart(self, values: list[Tensor]) -> list[Tensor]:
         """An array for each variable, in the dtype to compute in."""
