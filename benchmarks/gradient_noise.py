@@ -2,7 +2,7 @@
 
 Three networks are trained on independent batches, drawn with replacement, in each framework and by
 three optimizers. In each window of steps the reading of the thermometer is compared with the exact
-``tr S / |G|**2`` over all examples, formed at the place of every step that the thermometer measures,
+``tr S / |G|**2`` over all examples, formed at the place of each step that the thermometer measures,
 and with the estimate from two batches at each of these places of McCandlish et al.,
 arXiv:1812.06162. Keras runs on the backend of ``KERAS_BACKEND``. What was measured goes into a
 record; ``--draw`` makes the figure of ``docs/critical_batch_size.md``.
@@ -284,12 +284,11 @@ def in_jax(network: Network, optimizer: str, seed: int) -> Run:
 
     go_on = jax.jit(lambda run, chosen: jax.lax.scan(block, run, chosen))
     params = [jax.numpy.asarray(p) for p in initial(network, seed)]
-    run, drawn = (params, tx.init(params)), batches(network, seed, network.burn_in + WINDOW * WINDOWS)
+    drawn = batches(network, seed, network.burn_in + WINDOW * WINDOWS)
     blocks = drawn.reshape(-1, EVERY, network.batch)
-    run, _ = go_on(run, blocks[: network.burn_in // EVERY])
+    (params, state), _ = go_on((params, tx.init(params)), blocks[: network.burn_in // EVERY])
     for window in np.split(blocks[network.burn_in // EVERY :], WINDOWS):
-        (params, state), places = go_on((run[0], reset(run[1])), window)
-        run = params, state
+        (params, state), places = go_on((params, reset(state)), window)
         yield read(state), [np.asarray(p) for p in places]
 
 

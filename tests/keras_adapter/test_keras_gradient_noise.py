@@ -58,7 +58,8 @@ def test_it_is_that_of_the_examples():
     each = -0.2 * np.hstack([X, np.ones((len(X), 1))])
     trace, norm = each.var(axis=0).sum(), np.linalg.norm(each.mean(axis=0))
     g = each[chosen].reshape(-1, 4, 4).mean(axis=1)
-    layout, noise, mean, traces = Layout.of(["all"], [4]), GradientNoise.empty(np.zeros(2), 4), 0 * g[0], []
+    layout, noise = Layout.of(["all"], [4]), GradientNoise.empty(np.zeros(2), 4)
+    mean, traces = 0 * g[0], []
     for n, now in enumerate(g, 1):
         if n % 4 == 0:
             table = noise_moments([(now, g[n - 2], g[n - 3])], [mean])
