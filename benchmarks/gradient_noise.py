@@ -2,10 +2,10 @@
 
 Three networks are trained on independent batches, drawn with replacement, in each framework and by
 three optimizers. In each window of steps the reading of the thermometer is compared with the exact
-``tr S / |G|**2`` over all examples, mean over places of the window, and with the estimate from two
-batches at one place of McCandlish et al., arXiv:1812.06162, at the steps that the thermometer
-measures. Keras runs on the backend of ``KERAS_BACKEND``. What was measured goes into a record, from
-which ``--draw`` makes the figure of ``docs/critical_batch_size.md``.
+``tr S / |G|**2`` over all examples, formed at the place of each step that the thermometer measures,
+and with the estimate from two batches at each of these places of McCandlish et al.,
+arXiv:1812.06162. Keras runs on the backend of ``KERAS_BACKEND``. What was measured goes into a
+record; ``--draw`` makes the figure of ``docs/critical_batch_size.md``.
 """
 
 import argparse
@@ -14,25 +14,28 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
 from coolmomentum.thermometer import GradientNoise, Layout, noise_moments
 
 RECORD = Path(os.environ.get("RECORD", Path(__file__).with_suffix(".json")))
 FIGURE = Path(__file__).parents[1] / "docs" / "critical_batch_size.png"
-EVERY, WINDOW, WINDOWS, PLACES, RHO = 4, 2000, 3, 250, 0.9
+EVERY, WINDOW, WINDOWS, RHO = 4, 2000, 3, 0.9
 RUN = 10  # windows of half the length in the figure
 SIMULATED = (0.99, 0.05), (0.95, 0.2), (0.9, 0.05), (0.9, 0.2), (0.9, 0.6), (0.8, 0.2), (0.65, 0.2)
 OPTIMIZERS = "CoolMomentum", "SGD", "Adam"
 
 Arrays = list[np.ndarray]
-Run = Iterator[tuple[dict[str, float], list[Arrays]]]  # of each window a reading, and places
+# Of each window a reading, and the parameters before each measured step, along a first axis.
+Run = Iterator[tuple[dict[str, float], Arrays]]
 
 
 class Network(NamedTuple):
@@ -140,55 +143,56 @@ class Exact:
 
         self.network, (self.x, self.y) = network, map(jnp.asarray, data(network))
         each = jax.vmap(jax.grad(loss_of(network)), (None, 0, 0))
-
-        def flat(params: Any, chosen: Any) -> Any:
-            gradients = each(params, self.x[chosen], self.y[chosen])
-            return jnp.concatenate([g.reshape(len(chosen), -1) for g in gradients], 1)
-
         losses = jax.vmap(loss_of(network), (None, 0, 0))
 
         def of_batch(params: Any, chosen: Any) -> Any:
             mean = jax.grad(lambda p: losses(p, self.x[chosen], self.y[chosen]).mean())
             return jnp.concatenate([g.reshape(-1) for g in mean(params)])
 
-        def two(params: Any, chosen: Any) -> Any:
+        def two(place: Any) -> Any:
+            params, chosen = place
             one, other = (of_batch(params, half) for half in jnp.split(chosen, 2))
             return (one @ one + other @ other) / 2, one @ other
 
-        def moments(params: Any, chosen: Any) -> Any:
+        def moments(place: Any) -> Any:
+            params, chosen = place
             mean = of_batch(params, jnp.arange(len(self.x)))
-            return mean @ mean, jnp.sum(flat(params, chosen) ** 2) / len(chosen)
+            gradients = each(params, self.x[chosen], self.y[chosen])
+            return mean @ mean, sum(jnp.sum(g**2) for g in gradients) / len(chosen)
 
-        self._moments, self._two = jax.jit(moments), jax.jit(two)
+        self._moments, self._two = (jax.jit(partial(jax.lax.map, f)) for f in (moments, two))
 
-    def critical(self, places: list[Arrays]) -> float:
-        """The ratio of the means of ``tr S`` and ``|G|**2``, of all examples, at all places.
+    def critical(self, places: Arrays) -> float:
+        """The ratio of the means of ``tr S`` and ``|G|**2``, of all examples, over all places.
 
         The mean square of the gradient of an example is that of 200 drawn ones at each place.
         """
-        drawn = np.random.default_rng(3000).integers(len(self.x), size=(len(places), 200))
-        pairs = [self._moments(p, chosen) for p, chosen in zip(places, drawn, strict=True)]
-        square, each = np.mean(pairs, axis=0)
+        drawn = self._drawn(3000, len(places[0]), 200)
+        square, each = (np.mean(np.asarray(x, np.float64)) for x in self._moments((places, drawn)))
         return float(each / square - 1)
 
-    def by_two_batches(
-        self, places: list[Arrays], seed: int, window: int = 0
-    ) -> tuple[float, float]:
-        """McCandlish's estimate from batches that the run does not know, and its error.
+    def by_two_batches(self, places: Arrays, seed: int) -> tuple[float, float]:
+        """McCandlish's estimate from a pair of batches at each place, and its error.
 
-        As many pairs as the thermometer measures steps in a window, at these places in turn.
+        The run does not know these batches.
         """
-        random, pairs = np.random.default_rng(2000 + seed), (window or WINDOW) // EVERY
-        drawn = random.integers(len(self.x), size=(pairs, 2 * self.network.batch))
-        table = [self._two(places[i % len(places)], chosen) for i, chosen in enumerate(drawn)]
-        squares, products = np.array(table, np.float64).T
+        batch, pairs = self.network.batch, len(places[0])
+        table = self._two((places, self._drawn(2000 + seed, pairs, 2 * batch)))
+        squares, products = (np.asarray(x, np.float64) for x in table)
         ratio = squares.sum() / products.sum()
         spread = np.sqrt(pairs / (pairs - 1) * np.sum((squares - ratio * products) ** 2))
-        batch = self.network.batch
         return batch * (ratio - 1), batch * float(spread) / products.sum()
+
+    def _drawn(self, seed: int, places: int, examples: int) -> np.ndarray:
+        return np.random.default_rng(seed).integers(len(self.x), size=(places, examples))
 
 
 # --- the frameworks -------------------------------------------------------------------------------
+
+
+def stacked(places: list[Arrays]) -> Arrays:
+    """Along a first axis."""
+    return [np.stack(x) for x in zip(*places, strict=True)]
 
 
 def in_torch(network: Network, optimizer: str, seed: int, windows: int = 0, window: int = 0) -> Run:
@@ -235,19 +239,19 @@ def in_torch(network: Network, optimizer: str, seed: int, windows: int = 0, wind
             loss = functional.cross_entropy(out, wanted)
         loss = loss + network.decay / 2 * sum((p**2).sum() for p in params)
         loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's own
-        optimizes.step()
         done = n - network.burn_in
-        if done > 0 and done % (window // PLACES) == 0:
+        if done > 0 and done % EVERY == 0:
             places.append([p.detach().numpy().copy() for p in params])
+        optimizes.step()
         if done == 0:
             thermometer.reset()
         elif done > 0 and done % window == 0:
-            yield thermometer.read(reset=True), places
+            yield thermometer.read(reset=True), stacked(places)
             places = []
 
 
 def in_jax(network: Network, optimizer: str, seed: int) -> Run:
-    """A jitted loop of JAX over a part of a window at a time."""
+    """A jitted loop of JAX over a window at a time."""
     import jax
     import optax
 
@@ -274,16 +278,18 @@ def in_jax(network: Network, optimizer: str, seed: int) -> Run:
         updates, state = tx.update(gradients, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    go_on = jax.jit(lambda run, chosen: jax.lax.scan(step, run, chosen)[0])
+    def block(run: Any, chosen: Any) -> Any:  # whose last step is measured
+        run, _ = jax.lax.scan(step, run, chosen[:-1])
+        return step(run, chosen[-1])[0], run[0]
+
+    go_on = jax.jit(lambda run, chosen: jax.lax.scan(block, run, chosen))
     params = [jax.numpy.asarray(p) for p in initial(network, seed)]
-    all_of_them = batches(network, seed, network.burn_in + WINDOW * WINDOWS)
-    params, state = go_on((params, tx.init(params)), all_of_them[: network.burn_in])
-    for window in np.split(all_of_them[network.burn_in :], WINDOWS):
-        places, state = [], reset(state)
-        for part in np.split(window, PLACES):
-            params, state = go_on((params, state), part)
-            places.append([np.asarray(p) for p in params])
-        yield read(state), places
+    drawn = batches(network, seed, network.burn_in + WINDOW * WINDOWS)
+    blocks = drawn.reshape(-1, EVERY, network.batch)
+    (params, state), _ = go_on((params, tx.init(params)), blocks[: network.burn_in // EVERY])
+    for window in np.split(blocks[network.burn_in // EVERY :], WINDOWS):
+        (params, state), places = go_on((params, reset(state)), window)
+        yield read(state), [np.asarray(p) for p in places]
 
 
 def in_keras(network: Network, optimizer: str, seed: int) -> Run:
@@ -335,10 +341,10 @@ def in_keras(network: Network, optimizer: str, seed: int) -> Run:
             return x[self.chosen[index]], y[self.chosen[index]]
 
     class Places(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
-        """Weights at places of each window."""
+        """Weights before each measured step."""
 
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if (batch + 1) % (WINDOW // PLACES) == 0:
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if (batch + 1) % EVERY == 0:
                 places[-1].append([np.array(w) for w in self.model.get_weights()])
 
     thermometer = Thermometer(EVERY, 100, gradient_noise=True, batch_size=network.batch)
@@ -348,7 +354,7 @@ def in_keras(network: Network, optimizer: str, seed: int) -> Run:
         callbacks = [thermometer, Places()]
         model.fit(Drawn(window), verbose=0, shuffle=False, callbacks=callbacks)
         readings.append(thermometer.read())
-    yield from zip(readings, places, strict=True)
+    yield from zip(readings, map(stacked, places), strict=True)
 
 
 FRAMEWORKS: dict[str, Callable[[Network, str, int], Run]] = {
@@ -400,7 +406,7 @@ def simulated(rho: float, highest: float, replicas: int = 60) -> list[str]:
 
 
 def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each network, optimizer, seed and window."""
+    """A row for each network, optimizer, seed and window; each optimizer has its own batches."""
     name = framework
     if framework == "keras":
         name += f" on {os.environ.get('KERAS_BACKEND', 'tensorflow')}"
@@ -409,7 +415,7 @@ def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> Iterator
         exact = Exact(network)
         for optimizer in optimizers:
             start = time.monotonic()
-            for seed in seeds:
+            for seed in np.array(seeds) + 100 * OPTIMIZERS.index(optimizer):
                 for window, (reading, places) in enumerate(
                     FRAMEWORKS[framework](network, optimizer, seed)
                 ):
@@ -418,7 +424,7 @@ def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> Iterator
                         "framework": name,
                         "network": title,
                         "optimizer": optimizer,
-                        "seed": seed,
+                        "seed": int(seed),
                         "window": window,
                         "batch": network.batch,
                         "exact": exact.critical(places),
@@ -456,14 +462,15 @@ def main() -> None:
         for row in measure(framework, range(arguments.seeds), arguments.optimizers):
             rows.append(row)  # what is measured is kept, whatever comes
             RECORD.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    Console(width=140).print(table(rows))
+    Console(width=200).print(table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Ratios to the exact value, as geometric means with intervals, and coverages."""
+    """Ratios to the exact value, coverages, and the root mean square of deviation over error."""
+    compares = "cover", "deviation / error"
     made = Table(
         *("framework", "network", "optimizer", "exact / batch"),
-        *("read / exact", "covered", "two batches / exact", "covered"),
+        *("read / exact", *compares, "two batches / exact", *compares),
     )
     keys = dict.fromkeys((row["framework"], row["network"], row["optimizer"]) for row in rows)
     for key in keys:
@@ -477,14 +484,18 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def compared(rows: np.ndarray) -> list[str]:
-    """Geometric mean of the ratio with its 95 per cent interval, and how many errors cover."""
-    known = rows[np.isfinite(rows[:, 0]) & (rows[:, 0] > 0)]
-    read, error, exact = known.T
-    logs = np.log(read / exact)
+    """Geometric mean of the ratio, and how many errors cover, with 95 per cent intervals."""
+    read, error, exact = rows[np.isfinite(rows[:, 0]) & (rows[:, 0] > 0)].T
+    logs, deviations = np.log(read / exact), (read - exact) / error
     spread = 1.96 * logs.std(ddof=1) / math.sqrt(len(logs))
     low, middle, high = np.exp(logs.mean() + spread * np.arange(-1, 2))
-    covered = int(np.sum(abs(read - exact) < error))
-    return [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{covered} of {len(known)}"]
+    covered = binomtest(int(np.sum(abs(deviations) < 1)), len(logs))
+    least, most = covered.proportion_ci()
+    return [
+        f"{middle:.2f} ({low:.2f} to {high:.2f})",
+        f"{covered.k} of {covered.n} ({100 * least:.0f} to {100 * most:.0f} %)",
+        f"{np.sqrt(np.mean(deviations**2)):.2f}",
+    ]
 
 
 def draw() -> None:
@@ -494,7 +505,7 @@ def draw() -> None:
     network = NETWORKS["two dense layers"]._replace(burn_in=0)
     exact, points = Exact(network), []
     for window, (reading, places) in enumerate(in_torch(network, "SGD", 0, RUN, WINDOW // 2)):
-        two = exact.by_two_batches(places, 900 + window, WINDOW // 2)
+        two = exact.by_two_batches(places, 900 + window)
         read = [reading[name] for name in ("critical_batch_size", "critical_batch_size_error")]
         points.append([(window + 0.5) * WINDOW / 2, exact.critical(places), *read, *two])
     step, true, read, error, two, two_error = np.array(points).T

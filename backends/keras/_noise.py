@@ -86,4 +86,6 @@ class NoiseMeter:
             applied = ops.logical_and(applied, ops.equal(step.after - step.before, 1))
         momenta = [apart(x.momenta, self._layout.sizes, self._dtype) for x in kept]
         rules = [x.rule for x in kept[:-1]]
-        return noise.measure(momenta, rules, self._layout, applied=applied, xp=ops)
+        # All are real and of one dtype, which the core would look up for each product.
+        how: dict[str, Any] = {"applied": applied, "dot": lambda x, y: ops.sum(x * y), "xp": ops}
+        return noise.measure(momenta, rules, self._layout, **how)

@@ -68,13 +68,13 @@ class Momentum(NamedTuple):
         is_known = bath is None and not any(x is None or _is_nan(x) for x in (rho, dt2))
         return cls(rho, -step_size(dt2, rho)) if is_known else cls()
 
-    def gradient(self, now: Array, before: Array, *, xp: Any = None) -> Array:
+    def gradient(self, now: Array, before: Array) -> Array:
         """The gradient of the step, from the momentum after and before it; else the momentum."""
-        return now if self.rho is None else (now - self.rho * before) / self._scale(xp)
+        return now if self.rho is None else (now - self.rho * before) / self.scale
 
-    def mean(self, before: Array, *, xp: Any = None) -> Array:
+    def mean(self, before: Array) -> Array:
         """The mean of the gradients that the momentum remembers, the older ones less."""
-        return before if self.rho is None else before * ((1 - self.rho) / self._scale(xp))
+        return before if self.rho is None else before * ((1 - self.rho) / self.scale)
 
     def shows(self) -> Scalar:
         """Whether it shows the gradient of the step."""
@@ -185,11 +185,14 @@ def momenta_moments(
     [1.0, 1.0, 1.0, 0.75]
     """
     xp = xp or namespace(*momenta[0])
+    # Once for all parameters of a rule: an operation on a number costs as much as on an array.
+    shown = {id(x): x for step in rules for x in step}
+    shown = {key: x._replace(scale=x._scale(xp)) for key, x in shown.items()}
     columns = zip(zip(*momenta, strict=True), zip(*rules, strict=True), strict=True)
-    wide = [([upcast(x, xp) for x in p], how) for p, how in columns]
+    wide = [([upcast(x, xp) for x in p], [shown[id(x)] for x in how]) for p, how in columns]
     return _moments(
-        (tuple(how[i].gradient(p[i], p[i + 1], xp=xp) for i in range(3)) for p, how in wide),
-        (how[1]._replace(rho=how[0].rho).mean(p[1], xp=xp) for p, how in wide),
+        (tuple(how[i].gradient(p[i], p[i + 1]) for i in range(3)) for p, how in wide),
+        (how[1]._replace(rho=how[0].rho).mean(p[1]) for p, how in wide),
         dot,
         xp,
     )
@@ -206,15 +209,13 @@ def _moments(
     for now, last, second in gradients:
         xp = xp or namespace(now)
         product = dot or partial(inner_product, xp=xp)
-        column = [
-            (product(now, now) + product(last, last) + product(second, second)) / 3,
-            (product(now, last) + product(last, second)) / 2,
-            product(now, second),
-        ]
-        if means is not None:
-            column.append(product(now, next(means)))
-        columns.append(xp.stack(column))
-    return xp.stack(columns, axis=1)
+        pairs = [(now, now), (last, last), (second, second), (now, last), (last, second)]
+        pairs += [(now, second)] if means is None else [(now, second), (now, next(means))]
+        columns.append(xp.stack([product(x, y) for x, y in pairs]))
+    table = xp.stack(columns, axis=1)
+    squares = (table[0, :] + table[1, :] + table[2, :]) / 3
+    successive = (table[3, :] + table[4, :]) / 2
+    return concat([xp.stack([squares, successive]), table[5:, :]], xp)
 
 
 class GradientNoise(NamedTuple):

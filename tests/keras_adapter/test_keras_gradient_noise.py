@@ -10,7 +10,13 @@ from keras_tools import BACKEND
 
 from coolmomentum import CoolingSchedule
 from coolmomentum.keras import CoolMomentum, Langevin, Thermometer
-from coolmomentum.thermometer import NOISE_READINGS
+from coolmomentum.thermometer import (
+    NOISE_READINGS,
+    GradientNoise,
+    Layout,
+    noise_moments,
+    true_square,
+)
 
 X = np.random.default_rng(0).standard_normal((240, 3)).astype("float32")
 Y = X @ np.ones((3, 1), "float32") + 0.1
@@ -51,9 +57,23 @@ def test_it_is_that_of_the_examples():
     fit(SGD(1e-9, momentum=0.9), thermometer, x=X[chosen], y=Y[chosen])
     each = -0.2 * np.hstack([X, np.ones((len(X), 1))])
     trace, norm = each.var(axis=0).sum(), np.linalg.norm(each.mean(axis=0))
+    g = each[chosen].reshape(-1, 4, 4).mean(axis=1)
+    layout, noise = Layout.of(["all"], [4]), GradientNoise.empty(np.zeros(2), 4)
+    mean, traces = 0 * g[0], []
+    for n, now in enumerate(g, 1):
+        if n % 4 == 0:
+            table = noise_moments([(now, g[n - 2], g[n - 3])], [mean])
+            noise = noise.add(table, layout, 0.9)
+            traces.append(4 * (table[0, 0] - true_square(*table[1:, 0], 0.9)))
+        mean = 0.9 * mean + 0.1 * now
     reading = thermometer.read()
-    # 250 measured steps of 3 gradients with 3 directions of noise: 5 % of the trace in 3 sigma.
-    assert reading["gradient_noise"] == pytest.approx(trace, rel=0.12)
+    # The roundings of x w - y, which is 1/50 of what it is the difference of, come to 60 u of
+    # tests/contract/test_gradient_noise.py.
+    expected = {name: x[-1] for name, x in noise.readings().items()}
+    assert {name: reading[name] for name in NOISE_READINGS} == pytest.approx(expected, rel=2e-3)
+    three = 3 * np.std(traces) / len(traces) ** 0.5
+    assert reading["gradient_noise"] == pytest.approx(trace, abs=three)
+    assert three < 0.25 * trace
     error = reading["critical_batch_size_error"]
     assert reading["critical_batch_size"] == pytest.approx(trace / norm**2, abs=3 * error)
     assert error < 0.25 * reading["critical_batch_size"]
