@@ -464,21 +464,21 @@ JAX_MUTANTS = [
     ),
     Mutant(
         "thermometer: rho and learning rate of the next step",
-        "jax._thermometer:_Meter._measured",
+        "jax._meter:Meter._measured",
         "n - 1",
         "n",
         READ_JAX,
     ),
     Mutant(
         "thermometer: measures the step before the one in every",
-        "jax._thermometer:_Meter.step",
+        "jax._meter:Meter._step",
         "sampling.measures",
         "sampling.precedes",
         READ_JAX,
     ),
     Mutant(
         "thermometer: a span begins where it ends",
-        "jax._thermometer:_Meter.step",
+        "jax._meter:Meter._follow",
         "sampling.begins_span",
         "sampling.ends_span",
         READ_JAX,
@@ -493,8 +493,8 @@ JAX_MUTANTS = [
     Mutant(
         "thermometer: a reset does not close the window",
         "jax._thermometer:reset.begun",
-        "Window(*map(jnp.asarray, arrays)).next(xp=jnp)",
-        "Window(*map(jnp.asarray, arrays))",
+        "next_window(state.window)",
+        "state.window",
         Selection("jax_adapter/test_jax_thermometer.py", "test_it_reads_the_same and inject"),
     ),
     Mutant(

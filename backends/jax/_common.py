@@ -1,6 +1,7 @@
 """Shared by the optimizer, its readings and the thermometer: dtypes, settings, sums over shards."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -8,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import export, lax
 
+from coolmomentum import _check
 from coolmomentum._arrays import DType
 from coolmomentum.jax._tree import Leaf, unboxed
 from coolmomentum.schedules import CoolingSchedule, Schedule
@@ -18,6 +20,17 @@ from coolmomentum.temperature import coordinates, inner_product
 AxisName = Hashable | Sequence[Hashable]  # of shard_map, pmap or vmap
 RhoSchedule = Schedule | jax.Array  # step -> rho, or a rho that does not depend on the step
 State = TypeVar("State")
+Kind = TypeVar("Kind", bound=type)
+
+
+def exportable(kind: Kind) -> Kind:
+    """The class of a state, with the name by which jax.export writes it: without one it refuses."""
+    # Where a module was reloaded the name is taken, by a class of the same fields.
+    with contextlib.suppress(ValueError):
+        export.register_namedtuple_serialization(
+            kind, serialized_name=f"coolmomentum.jax.{kind.__name__}"
+        )
+    return kind
 
 
 def states_in(tree: Any, *kinds: type[State]) -> list[State]:
@@ -75,6 +88,9 @@ def check_setting(name: str, value: Any, check: Callable[[str, Any], object]) ->
         check(name, value)
 
 
+check_rho = functools.partial(_check.half_open, low=-1.0)
+
+
 def rho_at(schedule: RhoSchedule | float, count: jax.Array, dtype: DType) -> jax.Array:
     """Momentum coefficient of the step after ``count`` steps."""
     if isinstance(schedule, CoolingSchedule):
@@ -93,6 +109,11 @@ def value_at(value: optax.ScalarOrSchedule, count: jax.Array, dtype: DType) -> j
 
 
 # --- sharded arrays -----------------------------------------------------------------------------
+
+
+def product_in(dtype: DType, axis_name: AxisName | None) -> Callable[[Any, Any], jax.Array]:
+    """The :func:`global_product` of two arrays in a precision."""
+    return lambda x, y: global_product(x, y, axis_name).astype(dtype)
 
 
 def global_product(x: jax.Array, y: jax.Array, axis_name: AxisName | None) -> jax.Array:

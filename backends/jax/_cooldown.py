@@ -1,13 +1,11 @@
 """Hold hot, cool when told: the event is in the state, so nothing is compiled again."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import export
 
 from coolmomentum import _check
 from coolmomentum._arrays import DType, upcast
@@ -18,6 +16,7 @@ from coolmomentum.jax._tree import Leaf
 from coolmomentum.schedules import COOLING_LAWS, Law, cooled_rho
 
 
+@common.exportable
 class CooldownState(NamedTuple):
     """What :func:`cooldown` needs; :func:`start_cooldown` changes the last three."""
 
@@ -27,12 +26,6 @@ class CooldownState(NamedTuple):
     held: jax.Array  # shape (), floating: the share until hold_steps
     hold_steps: jax.Array  # shape (), int32
     total_steps: jax.Array  # shape (), int32
-
-
-with contextlib.suppress(ValueError):
-    export.register_namedtuple_serialization(
-        CooldownState, serialized_name="coolmomentum.jax.CooldownState"
-    )
 
 
 def cooldown(law: Law = "linear") -> optax.GradientTransformation:

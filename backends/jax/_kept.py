@@ -1,7 +1,7 @@
 """Arrays that a transformation keeps of the leaves of a tree, and writes where they lie."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +9,40 @@ import optax
 from jax import lax
 
 from coolmomentum import thermometer as core
+from coolmomentum.jax._common import is_trainable
 from coolmomentum.jax._tree import paths
 from coolmomentum.temperature import coordinates
 
+Sums = TypeVar("Sums", core.Window, core.GradientNoise)
+
+
+def zeros_where_moving(tree: Any) -> Any:
+    """Of each leaf that moves, strongly typed, or the second step would compile again."""
+
+    def zeros(x: Any) -> Any:
+        return jnp.zeros_like(x, jnp.result_type(x)) if is_trainable(x) else optax.MaskedNode()
+
+    return jax.tree.map(zeros, tree)
+
 
 def run_if_in_place(
-    wanted: jax.Array, f: Callable[[Any], Any], value: Any
+    wanted: jax.Array, f: Callable[[list[Any]], Any], tree: Any
 ) -> tuple[jax.Array, Any]:
-    """``f(value)`` if it is wanted, else ``value``; and True, when it is there.
+    """The tree with the leaves of ``f(leaves)`` if it is wanted; and True, when it is there.
 
     XLA gives the result of a loop the buffers of its operand, where a conditional copies it.
     """
-    value = lax.stop_gradient(value)  # a loop has no reverse-mode derivative, and this needs none
-    left, value = lax.while_loop(
+    leaves, structure = jax.tree.flatten(tree)
+    # A loop has no reverse-mode derivative, and this needs none.
+    left, leaves = lax.while_loop(
         lambda carry: carry[0],
-        lambda carry: (jnp.zeros_like(carry[0]), lax.stop_gradient(f(carry[1]))),
-        (wanted, value),
+        lambda carry: (
+            jnp.zeros_like(carry[0]),
+            lax.stop_gradient(jax.tree.leaves(f(carry[1]))),
+        ),
+        (wanted, lax.stop_gradient(leaves)),
     )
-    return ~left, value
+    return ~left, jax.tree.unflatten(structure, leaves)
 
 
 def released(updates: optax.Updates, done: Any) -> optax.Updates:
@@ -59,6 +75,13 @@ def values_like(tree: Any, like: Any) -> list[jax.Array]:
         jnp.zeros_like(x) if node is None else lax.stop_gradient(jnp.asarray(node, x.dtype))
         for node, x in zip(leaves_like(tree, like), jax.tree.leaves(like), strict=True)
     ]
+
+
+def next_window(sums: Sums) -> Sums:
+    """The next window, in the same boxes: ``flax.nnx`` has arrays of a state in Variables."""
+    arrays, boxes = jax.tree.flatten(sums)
+    following: Sums = jax.tree.unflatten(boxes, type(sums)(*map(jnp.asarray, arrays)).next())
+    return following
 
 
 def layout_of(tree: Any) -> core.Layout:

@@ -1,7 +1,7 @@
 """The gradient noise of optax's chains, from momenta or gradients of successive steps."""
 
-import contextlib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,18 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import export
 
 from coolmomentum import thermometer as core
 from coolmomentum._arrays import DType, bits
 from coolmomentum.jax import _common as common
 from coolmomentum.jax._common import AxisName
-from coolmomentum.jax._kept import layout_of, run_if_in_place
+from coolmomentum.jax._kept import (
+    layout_of,
+    next_window,
+    run_if_in_place,
+    values_like,
+    zeros_where_moving,
+)
 from coolmomentum.thermometer.layout import spread
 
 UNKNOWN = 2.0  # no rho; a NaN would stop those who look for NaN
+DynamicsAt = Callable[[jax.Array, DType], core.Dynamics]  # by the steps taken before the step
+common.exportable(core.GradientNoise)
 
 
+@common.exportable
 class GradientNoiseState(NamedTuple):
     """What is remembered of the gradients."""
 
@@ -40,112 +48,84 @@ class GradientNoiseState(NamedTuple):
 
     def next(self) -> "GradientNoiseState":
         """That of the next window."""
-        arrays, structure = jax.tree.flatten(self.noise)  # perhaps in boxes
-        noise = core.GradientNoise(*map(jnp.asarray, arrays)).next()
-        return self._replace(begun=self.count, noise=jax.tree.unflatten(structure, noise))
-
-
-for _state in (GradientNoiseState, core.GradientNoise):
-    with contextlib.suppress(ValueError):
-        export.register_namedtuple_serialization(
-            _state, serialized_name=f"coolmomentum.jax.{_state.__name__}"
-        )
-
-
-@dataclass(frozen=True)
-class Momenta:
-    """What passes a transformation in each step, or lies in the state of an optimizer."""
-
-    rule: Callable[[jax.Array, DType], core.Momentum]  # by the steps taken before the step
-    waits: bool = False  # they are displacements, the momentum times the learning rate
-    are_gradients: bool = False  # of an optimizer whose momentum has this rule
+        return self._replace(begun=self.count, noise=next_window(self.noise))
 
 
 @dataclass(frozen=True)
 class NoiseMeter:
-    """What measures the gradients of three successive steps, from what was kept of them."""
+    """What measures the gradients of three successive steps, from what was kept of them.
+
+    It keeps momenta, which pass a transformation or lie in the state of an optimizer, or gradients.
+    """
 
     sampling: core.Sampling
-    momenta: Momenta
-    batch_size: int
+    dynamics: DynamicsAt
     axis_name: AxisName | None
+    rule: Callable[[core.Dynamics], core.Momentum]  # how the momentum of the optimizer goes on
+    batch_size: int
+    waits: bool = False  # what is kept are displacements, the momentum times the learning rate
+    of_gradients: bool = False  # what is kept are the gradients themselves
 
-    def init(self, like: Any, lags: tuple[int, ...]) -> GradientNoiseState:
-        """The state for such leaves, which keeps those of so many steps before a measured one."""
-        kept = tuple(jax.tree.map(jnp.zeros_like, like) for _ in lags)  # all can be donated
-        columns, dtype = len(layout_of(like)), common.precision(*jax.tree.leaves(like))
-        rows = core.GradientNoise.empty(np.zeros(columns), 1).sums.shape[0]
+    def init(self, like: Any, lags: int) -> GradientNoiseState:
+        """The state for such momenta, which keeps those of so many steps before a measured one."""
+        kept = tuple(zeros_where_moving(like) for _ in range(lags))  # all can be donated
+        dtype = common.precision(*jax.tree.leaves(kept))
+        empty = core.GradientNoise.empty(jnp.zeros(len(layout_of(kept[0])), dtype), 0, xp=jnp)
         noise = core.GradientNoise(
-            jnp.zeros((rows, columns), dtype),
-            jnp.zeros(1, jnp.int32),
-            jnp.asarray(self.batch_size, jnp.int32),
+            empty.sums, jnp.zeros(1, jnp.int32), jnp.asarray(self.batch_size, jnp.int32)
         )
         zero, other = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
         return GradientNoiseState(zero, other, noise, kept)
 
     def step(
-        self,
-        n: jax.Array,
-        state: GradientNoiseState,
-        now: list[jax.Array],
-        lags: tuple[int, ...],
-        recent: Mapping[int, list[jax.Array]] | None = None,
+        self, state: GradientNoiseState, momenta: Any, recent: Sequence[Any] = ()
     ) -> tuple[Any, GradientNoiseState]:
-        """The state after step n, and a flag that is True once all is measured.
+        """A flag that is True once all is measured, and the state after the step.
 
-        ``recent`` has what is kept elsewhere of so many steps before.
+        ``recent`` are the momenta of the last steps where something else keeps them, the newest
+        first; the state has those before them.
         """
-        state = state._replace(count=n)
+        state = state._replace(count=optax.safe_increment(state.count))
+        now = values_like(momenta, state.lags[0])
         if not now:
             return True, state
-        ahead = self.sampling.steps_to_noise(n)
-        kept = {i: jax.tree.leaves(tree) for i, tree in zip(lags, state.lags, strict=True)}
-        steps = {0: now, **(recent or {}), **kept}
-        layout = layout_of(state.lags[0])
+        ahead = self.sampling.steps_to_noise(state.count)
+        steps = [now, *map(jax.tree.leaves, (*recent, *state.lags))]
         done, noise = run_if_in_place(
             ahead == 0,
-            lambda noise: self._measured(noise, n, [steps[i] for i in sorted(steps)], layout),
+            lambda sums: self._measured(core.GradientNoise(*sums), state, steps),
             state.noise,
         )
-        trees = []
-        for i, tree in zip(lags, state.lags, strict=True):
-            done, leaves = run_if_in_place((ahead == i) & done, lambda _: now, kept[i])
-            trees.append(jax.tree.unflatten(jax.tree.structure(tree), leaves))
-        return done, state._replace(noise=noise, lags=tuple(trees))
+        lags = []
+        for lag, kept in enumerate(state.lags, 1 + len(recent)):
+            done, kept = run_if_in_place((ahead == lag) & done, lambda _: now, kept)
+            lags.append(kept)
+        return done, state._replace(noise=noise, lags=tuple(lags))
 
     def _measured(
-        self,
-        noise: core.GradientNoise,
-        n: jax.Array,
-        steps: list[list[jax.Array]],
-        layout: core.Layout,
+        self, noise: core.GradientNoise, state: GradientNoiseState, steps: list[list[jax.Array]]
     ) -> core.GradientNoise:
-        dtype, applied = noise.sums.dtype, jnp.asarray(True)
-
-        def dot(x: jax.Array, y: jax.Array) -> jax.Array:
-            return common.global_product(x, y, self.axis_name).astype(dtype)
-
+        n, dtype, layout = state.count, noise.sums.dtype, layout_of(state.lags[0])
+        dot = common.product_in(dtype, self.axis_name)
         with common.promoting():
-            rules = [self.momenta.rule(n - 1 - i, dtype) for i in range(len(steps))]
-            rho = rules[0].rho
-            told = spread(
-                [UNKNOWN if _is_half(x) else rho for x in steps[0]], noise.sums[0, 0], jnp
-            )
-            if self.momenta.are_gradients:
-                table = core.noise_moments(zip(*steps, strict=True), dot=dot, xp=jnp)
-                return noise.add(table, layout, told, xp=jnp)
-            if self.momenta.waits:
-                steps = [
-                    [x * (1 / rule._scale(jnp)).astype(x.dtype) for x in step]
-                    for step, rule in zip(steps, rules, strict=True)
-                ]
-            for rule in rules:
-                applied = applied & rule.shows()
-            if self.momenta.waits:
+            rules = [self.rule(self.dynamics(n - 1 - i, dtype)) for i in range(len(steps))]
+            known = [UNKNOWN if _is_half(x) else rules[0].rho for x in steps[0]]
+            rho = spread(known, noise.sums[0, 0], jnp)
+            applied = functools.reduce(jnp.logical_and, [rule.shows() for rule in rules])
+            if self.waits:
+                steps = list(map(_momentum, steps, rules))
                 rules = [rule._replace(scale=1.0) for rule in rules]
-            each = [[rule] * len(steps[0]) for rule in rules[:3]]
-            table = core.momenta_moments(steps, each, dot=dot, xp=jnp)
-            return noise.add(table, layout, told, applied=applied, xp=jnp)
+            if self.of_gradients:
+                table = core.noise_moments(zip(*steps, strict=True), dot=dot, xp=jnp)
+            else:
+                each = [[rule] * len(steps[0]) for rule in rules[:-1]]
+                table = core.momenta_moments(steps, each, dot=dot, xp=jnp)
+            return noise.add(table, layout, rho, applied=applied, xp=jnp)
+
+
+def _momentum(displacements: list[jax.Array], rule: core.Momentum) -> list[jax.Array]:
+    """The momentum, of displacements that are the momentum times the learning rate of the step."""
+    return [x * (1 / rule._scale(jnp)).astype(x.dtype) for x in displacements]
 
 
 def _is_half(x: jax.Array) -> bool:

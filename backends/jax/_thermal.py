@@ -81,19 +81,13 @@ def add_thermal_noise(
     """
     common.check_setting("learning_rate", learning_rate, _check.non_negative)
     common.check_setting("temperature", temperature, _check.non_negative)
-    common.check_setting("rho", rho, lambda name, value: _check.half_open(name, value, low=-1))
+    common.check_setting("rho", rho, common.check_rho)
     _check.one_of("noise", noise, get_args(Noise))
 
     def init_fn(params: optax.Params) -> ThermalNoiseState:
         return _start(params, key, noise)
 
-    def update_fn(
-        updates: optax.Updates,
-        state: ThermalNoiseState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, ThermalNoiseState]:
-        del params, extra_args
+    def update_fn(updates: Any, state: ThermalNoiseState, params: Any = None, **_: Any) -> Any:
         n, dtype = state.count, state.learning_rate.dtype
         with common.promoting():
             rate = common.value_at(learning_rate, n, dtype)

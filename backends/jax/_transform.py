@@ -1,6 +1,5 @@
 """The gradient transformation: the core's update rule over a pytree of parameters."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import export
 
 from coolmomentum import _check, _defaults
 from coolmomentum import step_size as step_size_of
@@ -29,20 +27,13 @@ from coolmomentum.update import next_displacement
 Coefficients = Callable[[DType], tuple[jax.Array, jax.Array]]  # rho and step size in a precision
 
 
+@common.exportable
 class CoolMomentumState(NamedTuple):
     """What the next step needs."""
 
     # tuple.count is hidden on purpose: optax calls every step count so
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
     displacement: optax.Params  # last change of each parameter, of its shape; see accumulator_dtype
-
-
-# jax.export refuses a state without a registered name. If the name is taken, the module was
-# reloaded, and the registered class has the same two fields.
-with contextlib.suppress(ValueError):
-    export.register_namedtuple_serialization(
-        CoolMomentumState, serialized_name="coolmomentum.jax.CoolMomentumState"
-    )
 
 
 def cool_momentum(
