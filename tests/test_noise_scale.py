@@ -108,6 +108,29 @@ def test_it_reads_what_is_simulated_within_its_error(rho):
     assert readings["gradient_norm"][:-1] ** 2 * read == pytest.approx(traces)
 
 
+# --- sums -----------------------------------------------------------------------------------------
+
+
+def test_the_readings_are_those_of_a_ratio_of_sums():
+    """With r = sum A / sum D: B (r - 1), and B sqrt(m / (m - 1) sum (A - r D)**2) / sum D."""
+    random, m, layout = np.random.default_rng(0), 30, Layout.of(["a", "b"], [2, 2])
+    noise, squares, below = GradientNoise.empty(np.zeros(3), batch_size=8), [], []
+    for _ in range(m):
+        g, mean = random.normal(1, 0.4, (3, 2, 2)), random.normal(1, 0.1, (2, 2))
+        noise = noise.add(noise_moments(g.swapaxes(0, 1), mean), layout, 0.9)
+        lag_one = (g[1] * (g[0] + g[2]) / 2).sum(1)
+        square = true_square(lag_one, (g[0] * g[2]).sum(1), (g[0] * mean).sum(1), 0.9)
+        below.append([*square, square.sum()])
+        squares.append([*(g * g).mean(0).sum(1), (g * g).mean(0).sum()])
+    a, d = np.array(squares), np.array(below)
+    r = a.sum(0) / d.sum(0)
+    error = 8 * np.sqrt(m / (m - 1) * ((a - r * d) ** 2).sum(0)) / d.sum(0)
+    expected = np.sqrt(d.mean(0)), 8 * (a - d).mean(0), 8 * (r - 1), error
+    found = noise.readings()
+    for name, values in zip(NOISE_READINGS, expected, strict=True):
+        assert found[name] == pytest.approx(values, rel=1e-9), name
+
+
 # --- momenta --------------------------------------------------------------------------------------
 
 
@@ -126,7 +149,9 @@ def test_gradients_come_back_from_the_momenta():
     assert found.sums == pytest.approx(expected.sums)
     assert found.counts[0] == 1
     stands = [rules[0], rules[1]._replace(scale=0.0), rules[2]]
-    assert empty.measure([[p] for p in momenta], stands, ONE).counts[0] == 0
+    skipped = empty.measure([[p] for p in momenta], stands, ONE)
+    assert skipped.counts[0] == 0
+    assert not skipped.sums.any()
 
 
 def test_dynamics_that_are_not_known_show_no_gradient():
@@ -156,6 +181,7 @@ def read(noise_of_step, rho=0.9, steps=40, parameters=1):
     ("arguments", "reason"),
     [
         ({"noise_of_step": 0.5}, None),
+        ({"noise_of_step": 1.2}, "drowned in the noise of the 40 steps"),  # 3.5 standard errors
         ({"noise_of_step": 20.0}, "drowned in the noise of the 40 steps"),
         ({"noise_of_step": 0.5, "rho": 0.49}, "below 0.5"),
         ({"noise_of_step": 0.5, "rho": None}, "not known"),
@@ -190,6 +216,15 @@ def test_without_noise_the_critical_batch_size_is_0():
     readings, _ = read(0.0)
     assert readings["critical_batch_size"].tolist() == [0.0, 0.0]
     assert readings["gradient_norm"] == pytest.approx(1)
+
+
+def test_less_than_no_noise_is_0():
+    """Where the momentum remembers less than the gradients, the square is found too large."""
+    noise = GradientNoise.empty(np.zeros(2), 8)
+    for _ in range(5):
+        noise = noise.add(noise_moments([(np.ones(2),) * 3], [np.zeros(2)]), ONE, 0.9)
+    for name in ("gradient_noise", "critical_batch_size"):
+        assert noise.readings()[name].tolist() == [0.0, 0.0]
 
 
 def test_the_next_window_is_empty():
