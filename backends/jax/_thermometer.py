@@ -64,7 +64,8 @@ def thermometer(
     every : each of the first ten steps is measured, then one in this many.
     span : steps over which the freeze-out meter follows the parameters, a multiple of ``every``.
         It needs the parameters as an argument of ``update``; without them it reads NaN.
-    temperature, noise : of the heat bath, where :func:`add_thermal_noise` is in the chain.
+    temperature, noise : of the heat bath, as :func:`add_thermal_noise` in the chain has them:
+        settings, with which the walk that is measured is compared. None without a bath.
     gradient_noise : whether the critical batch size is read too; ``every`` is then 4 at least, and
         the state has two arrays more of each parameter. It is that of CoolMomentum if rho is a
         function, and of :func:`optax.sgd`, whose momentum waits for the learning rate, if rho is a
