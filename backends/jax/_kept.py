@@ -34,15 +34,13 @@ def run_if_in_place(
     XLA gives the result of a loop the buffers of its operand, where a conditional copies it.
     """
     leaves, structure = jax.tree.flatten(tree)
+
+    def once(carry: tuple[jax.Array, list[Any]]) -> tuple[jax.Array, list[Any]]:
+        return jnp.zeros_like(carry[0]), lax.stop_gradient(jax.tree.leaves(f(carry[1])))
+
     # A loop has no reverse-mode derivative, and this needs none.
-    left, leaves = lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: (
-            jnp.zeros_like(carry[0]),
-            lax.stop_gradient(jax.tree.leaves(f(carry[1]))),
-        ),
-        (wanted, lax.stop_gradient(leaves)),
-    )
+    start = wanted, lax.stop_gradient(leaves)
+    left, leaves = lax.while_loop(lambda carry: carry[0], once, start)
     return ~left, jax.tree.unflatten(structure, leaves)
 
 
@@ -95,11 +93,10 @@ def leaves_like(tree: Any, like: Any) -> list[Any]:
 
 def values_like(tree: Any, like: Any) -> list[jax.Array]:
     """The leaves where ``like`` has leaves, in its dtypes; of None, which stands, zeros."""
+    nodes = map(_without_choice, leaves_like(tree, like))
     return [
-        jnp.zeros_like(x)
-        if node is None
-        else lax.stop_gradient(jnp.asarray(_without_choice(node), x.dtype))
-        for node, x in zip(leaves_like(tree, like), jax.tree.leaves(like), strict=True)
+        jnp.zeros_like(x) if node is None else lax.stop_gradient(jnp.asarray(node, x.dtype))
+        for node, x in zip(nodes, jax.tree.leaves(like), strict=True)
     ]
 
 
@@ -112,6 +109,6 @@ def next_window(sums: Sums) -> Sums:
 
 def layout_of(tree: Any) -> core.Layout:
     """The names and sizes of the leaves of a tree; groups are its nodes."""
-    leaves = paths(tree)
+    leaves = list(paths(tree))
     sizes = [coordinates(x, xp=jnp) for _, x in leaves]
     return core.Layout.from_paths([path for path, _ in leaves], sizes)
