@@ -527,7 +527,7 @@ JAX_MUTANTS = [
     ),
     Mutant(
         "temperature with the learning rate of the next step",
-        "jax._readings:temperature.read",
+        "jax._state_readings:temperature.read",
         "jnp.maximum(state.count - 1, 0)",
         "state.count",
         Selection("jax_adapter/test_jax_readings.py", "test_a_learning_rate_schedule_is_read"),

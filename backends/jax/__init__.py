@@ -14,7 +14,13 @@ from coolmomentum.jax._cooldown import CooldownState, cooldown, start_cooldown, 
 from coolmomentum.jax._meter import NoisyThermometerState, ThermometerState
 from coolmomentum.jax._noise import GradientNoiseState
 from coolmomentum.jax._portable import export_state, import_state
-from coolmomentum.jax._readings import per_leaf, rescaled_temperature, rho, step_size, temperature
+from coolmomentum.jax._state_readings import (
+    per_leaf,
+    rescaled_temperature,
+    rho,
+    step_size,
+    temperature,
+)
 from coolmomentum.jax._thermal import ThermalNoiseState, add_thermal_noise, langevin
 from coolmomentum.jax._thermometer import (
     AdamThermometerState,

@@ -1,5 +1,6 @@
 """Arrays that a transformation keeps of the leaves of a tree, and writes where they lie."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,15 +34,13 @@ def run_if_in_place(
     XLA gives the result of a loop the buffers of its operand, where a conditional copies it.
     """
     leaves, structure = jax.tree.flatten(tree)
+
+    def once(carry: tuple[jax.Array, list[Any]]) -> tuple[jax.Array, list[Any]]:
+        return jnp.zeros_like(carry[0]), lax.stop_gradient(jax.tree.leaves(f(carry[1])))
+
     # A loop has no reverse-mode derivative, and this needs none.
-    left, leaves = lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: (
-            jnp.zeros_like(carry[0]),
-            lax.stop_gradient(jax.tree.leaves(f(carry[1]))),
-        ),
-        (wanted, lax.stop_gradient(leaves)),
-    )
+    start = wanted, lax.stop_gradient(leaves)
+    left, leaves = lax.while_loop(lambda carry: carry[0], once, start)
     return ~left, jax.tree.unflatten(structure, leaves)
 
 
@@ -53,6 +52,29 @@ def released(updates: optax.Updates, done: Any) -> optax.Updates:
     is part of adding the updates.
     """
     return jax.tree.map(lambda x: jnp.where(done, x, jnp.zeros_like(x)), updates)
+
+
+_CHOSEN: dict[int, tuple[weakref.ref[Any], jax.Array]] = {}
+
+
+def chosen(x: jax.Array, always: jax.Array) -> jax.Array:
+    """An array under jit behind a choice that is always taken: it makes what is added to it faster.
+
+    XLA has two emitters for loops on the CPU. A bare addition goes to the one that takes an eighth
+    longer; a loop with a scalar in it goes to the other.
+    """
+    if not isinstance(x, jax.core.Tracer):
+        return x
+    choice = jnp.where(always, x, jnp.zeros_like(x))
+    key = id(choice)
+    _CHOSEN[key] = weakref.ref(choice, lambda _: _CHOSEN.pop(key, None)), x
+    return choice
+
+
+def _without_choice(x: Any) -> Any:
+    """What :func:`chosen` was given, which the state holds: the choice would be an array more."""
+    choice, before = _CHOSEN.get(id(x), (None, x))
+    return before if choice and choice() is x else x
 
 
 def is_masked(node: Any) -> bool:
@@ -71,9 +93,10 @@ def leaves_like(tree: Any, like: Any) -> list[Any]:
 
 def values_like(tree: Any, like: Any) -> list[jax.Array]:
     """The leaves where ``like`` has leaves, in its dtypes; of None, which stands, zeros."""
+    nodes = map(_without_choice, leaves_like(tree, like))
     return [
         jnp.zeros_like(x) if node is None else lax.stop_gradient(jnp.asarray(node, x.dtype))
-        for node, x in zip(leaves_like(tree, like), jax.tree.leaves(like), strict=True)
+        for node, x in zip(nodes, jax.tree.leaves(like), strict=True)
     ]
 
 
@@ -86,6 +109,6 @@ def next_window(sums: Sums) -> Sums:
 
 def layout_of(tree: Any) -> core.Layout:
     """The names and sizes of the leaves of a tree; groups are its nodes."""
-    leaves = paths(tree)
+    leaves = list(paths(tree))
     sizes = [coordinates(x, xp=jnp) for _, x in leaves]
     return core.Layout.from_paths([path for path, _ in leaves], sizes)

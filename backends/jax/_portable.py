@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from coolmomentum.jax._common import is_trainable, map_states
-from coolmomentum.jax._readings import states_of
+from coolmomentum.jax._state_readings import states_of
 from coolmomentum.jax._transform import CoolMomentumState
 from coolmomentum.jax._tree import Leaf, named_leaves, unboxed
 from coolmomentum.portable import PortableState, unique

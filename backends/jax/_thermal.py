@@ -49,7 +49,8 @@ def add_thermal_noise(
     ----------
     learning_rate, rho : those of :func:`cool_momentum`: numbers, arrays or schedules.
     temperature : of the bath, an energy in the unit of the loss, >= 0; or a schedule. For a loss
-        that is a mean over n data the posterior is at 1 / n.
+        that is a mean over n data the posterior is at 1 / n. What the walk has :func:`temperature`
+        and :func:`thermometer` measure.
     key : typed PRNG key, or a seed.
     noise : "averaged" over two steps, or "white", Eq. 17 of the paper as it stands.
 

@@ -64,7 +64,8 @@ def thermometer(
     every : each of the first ten steps is measured, then one in this many.
     span : steps over which the freeze-out meter follows the parameters, a multiple of ``every``.
         It needs the parameters as an argument of ``update``; without them it reads NaN.
-    temperature, noise : of the heat bath, where :func:`add_thermal_noise` is in the chain.
+    temperature, noise : of the heat bath, as :func:`add_thermal_noise` in the chain has them:
+        settings, with which the walk that is measured is compared. None without a bath.
     gradient_noise : whether the critical batch size is read too; ``every`` is then 4 at least, and
         the state has two arrays more of each parameter. It is that of CoolMomentum if rho is a
         function, and of :func:`optax.sgd`, whose momentum waits for the learning rate, if rho is a
@@ -200,13 +201,9 @@ def adam_thermometer(
     def dynamics(count: jax.Array, dtype: DType) -> core.Dynamics:
         return core.adam(*(common.value_at(x, count, dtype) for x in (learning_rate, b1)))
 
-    def momentum(how: core.Dynamics) -> core.Momentum:
-        rho: Any = how.rho
-        return core.Momentum(rho, 1 - rho)
-
     known, noise_meter = (core.Sampling(every, span), dynamics, axis_name), None
     if batch_size is not None:
-        noise_meter = NoiseMeter(*known, momentum, batch_size)
+        noise_meter = NoiseMeter(*known, _first_moment, batch_size)
     meter = Meter(*known, noise_meter)
 
     def init(params: optax.Params) -> AdamThermometerState:
@@ -235,6 +232,12 @@ def _adam_in(state: optax.OptState) -> Any:
             f"{len(found)} found"
         )
     return found[0]
+
+
+def _first_moment(how: core.Dynamics) -> core.Momentum:
+    """How it goes on: ``mu = b1 mu + (1 - b1) g``."""
+    b1: Any = how.rho
+    return core.Momentum(b1, 1 - b1)
 
 
 def _second_moment(adam: Any) -> optax.Updates:

@@ -13,6 +13,7 @@ from coolmomentum import step_size as step_size_of
 from coolmomentum._arrays import DType, Scalar, upcast
 from coolmomentum.jax import _common as common
 from coolmomentum.jax._common import RhoSchedule
+from coolmomentum.jax._kept import chosen
 from coolmomentum.jax._tree import Leaf, unboxed
 from coolmomentum.schedules import (
     CoolingSchedule,
@@ -169,8 +170,12 @@ def _step(
         stays = g is None or not common.is_trainable(dx)
         return dx if stays else _moved(g, dx, coefficients)
 
+    always = state.count >= 0  # and XLA cannot know
+
     def update(g: Leaf, dx: jax.Array, x: Leaf) -> Any:
-        return None if g is None else _stored(dx, x if common.is_trainable(dx) else dx)
+        if g is None or not common.is_trainable(dx):
+            return None if g is None else dx
+        return chosen(_stored(dx, x), always)
 
     moved = with_none(moved_by, gradients, state.displacement)
     updates = with_none(update, gradients, moved, gradients if params is None else params)

@@ -8,14 +8,20 @@ import jax
 Leaf = Any  # an array or a Python number, concrete, traced or abstract
 
 
-def paths(tree: Any) -> list[tuple[tuple[str, ...], Leaf]]:
+def paths(tree: Any) -> Iterator[tuple[tuple[str, ...], Leaf]]:
     """Each leaf with its path in the tree without boxes, in the order of ``jax.tree.leaves``."""
-    return list(_paths(tree))
+    for keys, node in jax.tree.leaves_with_path(tree, is_leaf=is_box):
+        path = tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
+        if not is_box(node):
+            yield path, node
+            continue
+        for child in one_level(node)[0]:
+            yield from ((path + inner, leaf) for inner, leaf in paths(child))
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Leaf]]:
     """Each leaf with its path as a name."""
-    return [(".".join(path), leaf) for path, leaf in _paths(tree)]
+    return [(".".join(path), leaf) for path, leaf in paths(tree)]
 
 
 def is_box(node: Any) -> bool:
@@ -32,16 +38,6 @@ def unboxed(value: Any) -> Any:
         return value
     (leaf,) = jax.tree.leaves(value)
     return leaf
-
-
-def _paths(tree: Any) -> Iterator[tuple[tuple[str, ...], Leaf]]:
-    for keys, node in jax.tree.leaves_with_path(tree, is_leaf=is_box):
-        path = tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
-        if not is_box(node):
-            yield path, node
-            continue
-        for child in one_level(node)[0]:
-            yield from ((path + inner, leaf) for inner, leaf in _paths(child))
 
 
 def one_level(tree: Any) -> tuple[list[Any], Any]:

@@ -319,12 +319,15 @@ class CoolMomentum(Optimizer):
             self.register_load_state_dict_post_hook(restore, prepend=True),
         ):
             super().load_state_dict(state_dict)
-        for own, saved in zip(before, seen["param_groups"], strict=True):
-            if self._cools_when_told:  # held or cooling, it has no other plan
-                own = own | {name: saved[name] for name in _TOLD if name in saved}
-            if message := checkpoint.difference(own, saved):
-                warnings.warn(message, stacklevel=2)
-                break
+        messages = map(self._difference, before, seen["param_groups"])
+        if message := next(filter(None, messages), None):
+            warnings.warn(message, stacklevel=2)
+
+    def _difference(self, own: Group, saved: Group) -> str:
+        """A warning for a group that a checkpoint cools in another way, or an empty text."""
+        if self._cools_when_told:  # held or cooling, it has no other plan
+            own = own | {name: saved[name] for name in _TOLD if name in saved}
+        return checkpoint.difference(own, saved)
 
     def _check_tensor(self, param: Tensor, name: str, value: Any, like: Tensor, **how: Any) -> None:
         """Refuse a gradient or displacement that a kernel cannot take with the parameter."""

@@ -743,7 +743,10 @@ def test_a_step_that_is_not_measured_copies_no_parameter(tx):
     ("optimizer", "arrays"), [(COOL, 0), (optax.sgd(0.1, 0.9), 1)], ids=["cool", "sgd"]
 )
 def test_no_array_is_allocated_but_for_updates_that_no_state_holds(optimizer, arrays):
-    """On any step; those of optax.sgd are its momentum times the learning rate, ours the state."""
+    """On any step; those of optax.sgd are its momentum times the learning rate, ours the state.
+
+    The choice that ours pass under jit would be an array: the thermometer looks behind it.
+    """
     params = jnp.ones(10**5)
     executable = compiled(optax.chain(optimizer, thermometer(0.1, COOLING)), params)
     allocated = executable.memory_analysis().temp_size_in_bytes - arrays * params.nbytes

@@ -1,6 +1,7 @@
-"""What can be read of a run from the state: rho, step size and temperature, pooled or per leaf.
+"""What the state of the optimizer tells: rho, step size, and the temperature of the last step.
 
-``read``, the readings of a thermometer, is in ``_thermometer``.
+The temperature of a window of steps is a thermometer's, in ``_thermometer``; the temperature of a
+heat bath is a setting, in ``_thermal``.
 
 Each function takes the state of any optimizer with :func:`coolmomentum.jax.cool_momentum` somewhere
 in it (``chain``, ``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps``, ... or a whole
@@ -109,7 +110,9 @@ def temperature(
 
     It follows the thermostat, not the landscape: it shows that the walk cools, not that it found
     its minimum. 0 before the first step. A parameter without a gradient (None) did not move, but
-    the state does not tell: it counts with its last displacement.
+    the state does not tell: it counts with its last displacement. Of one step it is noisy where
+    there are few parameters: :func:`thermometer` averages over a window of steps, and :func:`read`
+    gives what it measured.
 
     Where several processes share the arrays, all of them have to call it, and
     :func:`rescaled_temperature` and :func:`per_leaf` of both; one alone would wait for ever.
