@@ -7,10 +7,10 @@ import keras
 from keras import ops
 
 from coolmomentum import thermometer as core
-from coolmomentum._arrays import bits
+from coolmomentum._arrays import bits, namespace
 from coolmomentum.keras._common import Tensor, Variable
 from coolmomentum.keras._dynamics import Rule
-from coolmomentum.keras._values import Reader, apart, compiled, iterations, reader
+from coolmomentum.keras._values import JAX, TENSORFLOW, Reader, apart, compiled, iterations, reader
 
 
 class _Kept(NamedTuple):
@@ -86,6 +86,7 @@ class NoiseMeter:
             applied = ops.logical_and(applied, ops.equal(step.after - step.before, 1))
         momenta = [apart(x.momenta, self._layout.sizes, self._dtype) for x in kept]
         rules = [x.rule for x in kept[:-1]]
-        # All are real and of one dtype, which the core would look up for each product.
-        how: dict[str, Any] = {"applied": applied, "dot": lambda x, y: ops.sum(x * y), "xp": ops}
-        return noise.measure(momenta, rules, self._layout, **how)
+        # On PyTorch each operation is a call, and by way of Keras takes twice as long.
+        xp = ops if JAX or TENSORFLOW else namespace(noise.sums)
+        how: dict[str, Any] = {"dot": lambda x, y: xp.sum(x * y), "xp": xp}
+        return noise.measure(momenta, rules, self._layout, applied=applied, **how)
