@@ -355,7 +355,8 @@ def read(opt_state: optax.OptState, by: core.By = "all") -> dict[str, Any]:
     ------
     ValueError
         If there is not one thermometer in ``opt_state``: of several, as in the groups of
-        ``partition``, read the state of each. Or if ``by`` is none of the three.
+        ``partition``, read the state of each. Or if it has a :func:`gradient_thermometer` of other
+        parameters, or ``by`` is none of the three.
 
     Warns
     -----
@@ -381,13 +382,16 @@ def read(opt_state: optax.OptState, by: core.By = "all") -> dict[str, Any]:
     noises = common.states_in(opt_state, GradientNoiseState)
     if (most := max(len(found), len(noises))) != 1:
         raise ValueError(f"opt_state must have the state of one thermometer in it: {most} found")
-    reasons: list[str | None] = []
+    layouts = {*(layout_of(x.previous) for x in found), *(layout_of(x.lags[0]) for x in noises)}
+    if len(layouts) > 1:
+        raise ValueError(
+            "the thermometers in opt_state must be of the same parameters: read the state of each"
+        )
+    (layout,), reasons = layouts, list[str | None]()
     if found:
         window = Window(*map(np.asarray, jax.tree.leaves(found[0].window)))
-        layout = layout_of(found[0].previous)
         reasons += [core.why_unmeasured(window)] if layout.parameters else []
     else:
-        layout = layout_of(noises[0].lags[0])
         count, begun = map(int, jax.tree.leaves(noises[0][:2]))
         window = Window.empty(np.zeros(len(layout))).step(count - begun)
     noise = noises[0].on_host() if noises else None

@@ -206,10 +206,23 @@ def test_only_gradients_read_nothing_else():
 
 
 def test_two_of_them_are_not_one():
-    """As of thermometers."""
-    tx = optax.chain(gradient_thermometer(0.9, 8), gradient_thermometer(0.9, 8))
-    with pytest.raises(ValueError, match="must have the state of one thermometer in it: 2 found"):
-        read(tx.init(PARAMS))
+    """As of thermometers; nor are they with a thermometer beside them."""
+    two = optax.chain(gradient_thermometer(0.9, 8), gradient_thermometer(0.9, 8))
+    for tx in (two, optax.chain(two, thermometer())):
+        with pytest.raises(ValueError, match="have the state of one thermometer in it: 2 found"):
+            read(tx.init(PARAMS))
+
+
+def test_one_of_other_parameters_is_another():
+    """What a thermometer of one group read would stand beside the noise of another."""
+    groups = {
+        "measured": optax.chain(optax.sgd(0.1), thermometer(0.1, 0.0)),
+        "first": CHAINS["first"],
+    }
+    labels = dict(zip(PARAMS, groups, strict=False))
+    tx = optax.partition(groups, labels)
+    with pytest.raises(ValueError, match="must be of the same parameters: read the state of each"):
+        read(tx.init({name: PARAMS[name] for name in labels}))
 
 
 def test_displacements_of_16_bits_are_not_read():
