@@ -238,8 +238,8 @@ CORE = [
     Mutant(
         "gradient noise: a lag taken for the other",
         "thermometer.noise:_moments",
-        "product(now, second)",
-        "product(now, last)",
+        "[(now, second), (now, next(means))]",
+        "[(now, last), (now, next(means))]",
         Selection("test_noise_scale.py", "within_its_error and 0.9"),
     ),
     Mutant(
