@@ -72,7 +72,10 @@ def chosen(x: jax.Array, always: jax.Array) -> jax.Array:
 
 
 def _without_choice(x: Any) -> Any:
-    """What :func:`chosen` was given, which the state holds: the choice would be an array more."""
+    """What :func:`chosen` was given, which the state holds.
+
+    To hold the choice would take an array more, and three times as long; see docs/speed.md.
+    """
     choice, before = _CHOSEN.get(id(x), (None, x))
     return before if choice and choice() is x else x
 
