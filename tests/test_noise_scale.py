@@ -329,3 +329,12 @@ def test_the_temperature_stays_with_the_batch_size():
         lr_for_batch(0.01, 64, 256, rule="lars")
     with pytest.raises(ValueError, match=r"^new_batch_size must be finite and > 0: 0$"):
         lr_for_batch(0.01, 64, 0)
+
+
+@pytest.mark.parametrize("number", [float, np.float64])
+def test_nothing_is_divided_by_a_scale_of_0(number):
+    """It does not show the gradient, and raises and warns of nothing."""
+    rule = Momentum(rho=0.5, scale=number(0.0))
+    assert not rule.shows()
+    assert rule.gradient(1.0, 1.0) == 0.5
+    assert rule.mean(1.0) == 0.5

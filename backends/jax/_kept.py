@@ -54,11 +54,13 @@ def released(updates: optax.Updates, done: Any) -> optax.Updates:
     return jax.tree.map(lambda x: jnp.where(done, x, jnp.zeros_like(x)), updates)
 
 
-_CHOSEN: dict[int, tuple[weakref.ref[Any], jax.Array]] = {}
+# A choice, and what it was made of. Both by weak references: after a step that raises, the
+# displacement holds its trace, which holds the choice.
+_CHOSEN: dict[int, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
 
 
 def chosen(x: jax.Array, always: jax.Array) -> jax.Array:
-    """An array under jit behind a choice that is always taken: it makes what is added to it faster.
+    """A traced array behind a choice that is always taken: it makes what is added to it faster.
 
     XLA has two emitters for loops on the CPU. A bare addition goes to the one that takes an eighth
     longer; a loop with a scalar in it goes to the other.
@@ -67,7 +69,7 @@ def chosen(x: jax.Array, always: jax.Array) -> jax.Array:
         return x
     choice = jnp.where(always, x, jnp.zeros_like(x))
     key = id(choice)
-    _CHOSEN[key] = weakref.ref(choice, lambda _: _CHOSEN.pop(key, None)), x
+    _CHOSEN[key] = weakref.ref(choice, lambda _: _CHOSEN.pop(key, None)), weakref.ref(x)
     return choice
 
 
@@ -76,8 +78,9 @@ def _without_choice(x: Any) -> Any:
 
     To hold the choice would take an array more, and three times as long; see docs/speed.md.
     """
-    choice, before = _CHOSEN.get(id(x), (None, x))
-    return before if choice and choice() is x else x
+    choice, before = _CHOSEN.get(id(x), (None, None))
+    known = before() if choice and before and choice() is x else None
+    return x if known is None else known
 
 
 def is_masked(node: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from coolmomentum import _check, _defaults
@@ -170,7 +171,7 @@ def _step(
         stays = g is None or not common.is_trainable(dx)
         return dx if stays else _moved(g, dx, coefficients)
 
-    always = state.count >= 0  # and XLA cannot know
+    always = state.count > np.iinfo(state.count.dtype).min  # and XLA cannot know
 
     def update(g: Leaf, dx: jax.Array, x: Leaf) -> Any:
         if g is None or not common.is_trainable(dx):

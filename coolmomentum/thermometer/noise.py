@@ -70,15 +70,25 @@ class Momentum(NamedTuple):
 
     def gradient(self, now: Array, before: Array) -> Array:
         """The gradient of the step, from the momentum after and before it; else the momentum."""
-        return now if self.rho is None else (now - self.rho * before) / self.scale
+        return self._guarded()._gradient(now, before)
 
     def mean(self, before: Array) -> Array:
         """The mean of the gradients that the momentum remembers, the older ones less."""
-        return before if self.rho is None else before * ((1 - self.rho) / self.scale)
+        return self._guarded()._mean(before)
 
     def shows(self) -> Scalar:
         """Whether it shows the gradient of the step."""
         return self.scale != 0
+
+    def _gradient(self, now: Array, before: Array) -> Array:
+        return now if self.rho is None else (now - self.rho * before) / self.scale
+
+    def _mean(self, before: Array) -> Array:
+        return before if self.rho is None else before * ((1 - self.rho) / self.scale)
+
+    def _guarded(self, xp: Any = None) -> "Momentum":
+        """With 1 in place of a scale of 0, which nothing can be divided by."""
+        return self._replace(scale=self._scale(xp))
 
     def _scale(self, xp: Any) -> Scalar:
         if is_number(self.scale):
@@ -187,12 +197,12 @@ def momenta_moments(
     xp = xp or namespace(*momenta[0])
     # Once for all parameters of a rule: an operation on a number costs as much as on an array.
     shown = {id(x): x for step in rules for x in step}
-    shown = {key: x._replace(scale=x._scale(xp)) for key, x in shown.items()}
+    shown = {key: x._guarded(xp) for key, x in shown.items()}
     columns = zip(zip(*momenta, strict=True), zip(*rules, strict=True), strict=True)
     wide = [([upcast(x, xp) for x in p], [shown[id(x)] for x in how]) for p, how in columns]
     return _moments(
-        (tuple(how[i].gradient(p[i], p[i + 1]) for i in range(3)) for p, how in wide),
-        (how[1]._replace(rho=how[0].rho).mean(p[1]) for p, how in wide),
+        (tuple(how[i]._gradient(p[i], p[i + 1]) for i in range(3)) for p, how in wide),
+        (how[1]._replace(rho=how[0].rho)._mean(p[1]) for p, how in wide),
         dot,
         xp,
     )

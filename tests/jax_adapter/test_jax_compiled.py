@@ -6,6 +6,7 @@ from collections import Counter
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax import export
@@ -122,6 +123,30 @@ def test_what_is_known_of_the_updates_ends_with_their_trace():
     jax.jit(stepper(tx)).lower(PARAMS, tx.init(PARAMS), PARAMS)
     gc.collect()
     assert not _kept._CHOSEN
+
+
+def test_nothing_is_known_of_the_updates_of_a_step_that_raised():
+    """Whose trace nobody clears, and whose tracers hold one another."""
+
+    def broken(gradients, state, params):
+        updates, state = TX.update(gradients, state, params)
+        optax.apply_updates(params, updates)
+        raise RuntimeError("after the update")
+
+    with pytest.raises(RuntimeError, match="after the update"):
+        jax.jit(broken).lower(PARAMS, TX.init(PARAMS), PARAMS)
+    gc.collect()
+    assert not _kept._CHOSEN
+
+
+def test_the_choice_is_taken_at_any_count():
+    """Whatever a state that somebody made says: eager and compiled steps are the same."""
+    state = TX.init(PARAMS)._replace(count=jnp.asarray(-1, jnp.int32))
+    updates, _ = jax.jit(TX.update)(PARAMS, state, PARAMS)
+    expected, _ = TX.update(PARAMS, state, PARAMS)
+    for found, eager in zip(*map(jax.tree.leaves, (updates, expected)), strict=True):
+        np.testing.assert_allclose(found, eager, rtol=1e-6)
+        assert np.all(np.asarray(found) != 0)
 
 
 def test_outside_of_jit_the_update_is_the_displacement():
