@@ -20,8 +20,8 @@ from coolmomentum.schedules import COOLING_LAWS, Law, cooled_rho
 class CooldownState(NamedTuple):
     """What :func:`cooldown` needs; :func:`start_cooldown` changes the last three."""
 
-    # tuple.count is hidden on purpose: optax calls every step count so
-    count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
+    # Shape (), int32: the steps already taken.
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as the clocks of optax do
     share: jax.Array  # shape (), floating: of the held learning rate, in the next step
     held: jax.Array  # shape (), floating: the share until hold_steps
     hold_steps: jax.Array  # shape (), int32

@@ -30,8 +30,8 @@ common.exportable(Window)
 class ThermometerState(NamedTuple):
     """What the thermometer remembers."""
 
-    # tuple.count is hidden on purpose: optax calls every clock so
-    count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps seen
+    # Shape (), int32: the steps seen.
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as the clocks of optax do
     window: Window  # of arrays of float32 or float64, and of int32
     previous: optax.Updates  # displacement of the step before a measured one
     start: optax.Params  # where the span that is going on began; when it ends, how far it came

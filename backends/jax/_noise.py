@@ -32,8 +32,8 @@ common.exportable(core.GradientNoise)
 class GradientNoiseState(NamedTuple):
     """What is remembered of the gradients."""
 
-    # tuple.count is hidden on purpose: optax calls every clock so
-    count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps seen
+    # Shape (), int32: the steps seen.
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as the clocks of optax do
     begun: jax.Array  # shape (), int32: those of them before the window
     noise: core.GradientNoise  # of arrays of float32 or float64, and of int32
     lags: tuple[optax.Updates, ...]  # momenta or gradients of the steps before a measured one

@@ -18,8 +18,8 @@ from coolmomentum.thermal import Noise, random_force, random_force_scale
 class ThermalNoiseState(NamedTuple):
     """What the next step needs."""
 
-    # tuple.count is hidden on purpose: optax calls every step count so
-    count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
+    # Shape (), int32: the steps already taken.
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as the clocks of optax do
     key: jax.Array  # typed PRNG key; no step changes it
     learning_rate: jax.Array  # shape (), of the last step
     normals: optax.Params  # xi_n of each parameter, float32 or better; of white noise empty

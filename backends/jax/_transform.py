@@ -33,8 +33,8 @@ Coefficients = Callable[[DType], tuple[jax.Array, jax.Array]]  # rho and step si
 class CoolMomentumState(NamedTuple):
     """What the next step needs."""
 
-    # tuple.count is hidden on purpose: optax calls every step count so
-    count: jax.Array  # type: ignore[assignment]  # shape (), int32: the steps already taken
+    # Shape (), int32: the steps already taken.
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as the clocks of optax do
     displacement: optax.Params  # last change of each parameter, of its shape; see accumulator_dtype
 
 
