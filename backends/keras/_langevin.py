@@ -6,7 +6,7 @@ from typing import Any, get_args
 import keras
 from keras import ops
 
-from coolmomentum import _check
+from coolmomentum import _check, _defaults
 from coolmomentum.keras._common import Tensor, Variable, wide_dtype
 from coolmomentum.keras._optimizer import CoolMomentum, Step
 from coolmomentum.keras._schedule import registered
@@ -82,7 +82,7 @@ class Langevin(CoolMomentum):
 
     def __init__(
         self,
-        learning_rate: Any = 0.01,
+        learning_rate: Any = _defaults.LEARNING_RATE,
         total_steps: int | None = None,
         rho0: float | None = None,
         *,
