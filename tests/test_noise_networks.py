@@ -6,19 +6,19 @@
 import numpy as np
 import pytest
 
-from benchmarks import gradient_noise as benchmark
+from benchmarks.gradient_noise._exact import Exact
+from benchmarks.gradient_noise._networks import NETWORKS
+from benchmarks.gradient_noise._runs import FRAMEWORKS
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
-def test_it_reads_the_exact_value_of_three_networks(framework, monkeypatch):
+def test_it_reads_the_exact_value_of_three_networks(framework):
     """The geometric mean is within 20 per cent, and each within three of its errors."""
-    for name, value in {"WINDOW": 1200, "WINDOWS": 1}.items():
-        monkeypatch.setattr(benchmark, name, value)
     ratios = []
-    for network in benchmark.NETWORKS.values():
-        run = benchmark.FRAMEWORKS[framework](network, "SGD", 0)
+    for network in NETWORKS.values():
+        run = FRAMEWORKS[framework](network, "SGD", 0, windows=1, window=1200)
         ((reading, places),) = run
-        exact = benchmark.Exact(network).critical(places)
+        exact = Exact(network).critical(places)
         read, error = (reading["critical_batch_size" + x] for x in ("", "_error"))
         assert read == pytest.approx(exact, abs=3 * error)
         assert error < 0.25 * read

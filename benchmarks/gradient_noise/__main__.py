@@ -1,0 +1,99 @@
+"""The command: measure, simulate or draw."""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import benchmarks.gradient_noise
+from benchmarks.gradient_noise._exact import Exact
+from benchmarks.gradient_noise._networks import NETWORKS, OPTIMIZERS
+from benchmarks.gradient_noise._report import draw, table
+from benchmarks.gradient_noise._runs import FRAMEWORKS
+from benchmarks.gradient_noise._series import compared_by_blocks
+from benchmarks.gradient_noise._simulated import SIMULATED, simulated
+
+RECORD = Path(os.environ.get("RECORD", Path(__file__).with_name("windows.json")))
+
+
+def main() -> None:
+    """Measure, write the record, and print a table; or draw."""
+    parser = argparse.ArgumentParser(description=benchmarks.gradient_noise.__doc__)
+    parser.add_argument("frameworks", nargs="*", choices=[*FRAMEWORKS, []])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, choices=OPTIMIZERS)
+    parser.add_argument(
+        "--simulate", action="store_true", help="print the table of simulated walks"
+    )
+    parser.add_argument(
+        "--blocks", action="store_true", help="print the table of errors from blocks of steps"
+    )
+    parser.add_argument("--draw", action="store_true", help="make the figure")
+    arguments = parser.parse_args()
+    if arguments.simulate:
+        made = Table("rho", "highest curvature", "C1 alone", "two lags", "D", "covered")
+        for rho, highest in SIMULATED:
+            made.add_row(*simulated(rho, highest))
+        Console().print(made)
+        return
+    if arguments.blocks:
+        made = Table("network", "optimizer", "correlation", "block / step", "steps", "blocks")
+        for title, network in NETWORKS.items():
+            for optimizer in arguments.optimizers:
+                first = 100 * OPTIMIZERS.index(optimizer)
+                seeds = range(first, first + arguments.seeds)
+                made.add_row(title, optimizer, *compared_by_blocks(network, optimizer, seeds))
+        Console().print(made)
+        return
+    if arguments.draw:
+        draw()
+        return
+    rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    for framework in arguments.frameworks:
+        rows = [row for row in rows if not row["framework"].startswith(framework)]
+        for row in measure(framework, range(arguments.seeds), arguments.optimizers):
+            rows.append(row)  # what is measured is kept, whatever comes
+            RECORD.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    Console(width=200).print(table(rows))
+
+
+def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each network, optimizer, seed and window; each optimizer has its own batches."""
+    name = framework
+    if framework == "keras":
+        name += f" on {os.environ.get('KERAS_BACKEND', 'tensorflow')}"
+    console = Console()
+    for title, network in NETWORKS.items():
+        exact = Exact(network)
+        for optimizer in optimizers:
+            start = time.monotonic()
+            for seed in np.array(seeds) + 100 * OPTIMIZERS.index(optimizer):
+                for window, (reading, places) in enumerate(
+                    FRAMEWORKS[framework](network, optimizer, seed)
+                ):
+                    two, two_error = exact.by_two_batches(places, 100 * seed + window)
+                    yield {
+                        "framework": name,
+                        "network": title,
+                        "optimizer": optimizer,
+                        "seed": int(seed),
+                        "window": window,
+                        "batch": network.batch,
+                        "exact": exact.critical(places),
+                        "read": reading["critical_batch_size"],
+                        "error": reading["critical_batch_size_error"],
+                        "two": two,
+                        "two_error": two_error,
+                    }
+            console.print(f"{name}, {title}, {optimizer}: {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
