@@ -12,7 +12,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-import benchmarks.gradient_noise
 from benchmarks.gradient_noise._exact import Exact
 from benchmarks.gradient_noise._networks import NETWORKS, OPTIMIZERS
 from benchmarks.gradient_noise._report import draw, table
@@ -25,9 +24,13 @@ RECORD = Path(os.environ.get("RECORD", Path(__file__).with_name("windows.json"))
 
 def main() -> None:
     """Measure, write the record, and print a table; or draw."""
-    parser = argparse.ArgumentParser(description=benchmarks.gradient_noise.__doc__)
-    parser.add_argument("frameworks", nargs="*", choices=[*FRAMEWORKS, []])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gradient_noise",
+        description="Compare the critical batch size that thermometers read with the exact one.",
+    )
+    names = ", ".join(FRAMEWORKS)
+    parser.add_argument("frameworks", nargs="*", help=f"of {names}; none: print the record")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of each, of three windows")
     parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, choices=OPTIMIZERS)
     parser.add_argument(
         "--simulate", action="store_true", help="print the table of simulated walks"
@@ -37,6 +40,8 @@ def main() -> None:
     )
     parser.add_argument("--draw", action="store_true", help="make the figure")
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.frameworks if name not in FRAMEWORKS]:
+        parser.error(f"frameworks must be of {names}: {', '.join(unknown)}")
     if arguments.simulate:
         made = Table("rho", "highest curvature", "C1 alone", "two lags", "D", "covered")
         for rho, highest in SIMULATED:
