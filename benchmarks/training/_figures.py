@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from benchmarks.training._tables import best_of_k, half_width, last_records, sensitivity
 
@@ -87,8 +87,9 @@ def _training(heading: str, runs: pd.DataFrame, colours: dict[str, str]) -> Figu
     rows = _rows(runs.rule)
     figure = Figure(figsize=(13, 0.6 + 3.7 * len(rows)), layout="constrained")
     bands = len(rows) == 1  # more would hide each other
-    seeds = runs.seed.nunique()
-    shown = f"{'mean and range' if bands else 'mean'} of {seeds} seeds" if seeds > 1 else "one seed"
+    seeds = runs.groupby("rule").seed.nunique()
+    many = f"{'' if seeds.nunique() == 1 else 'up to '}{seeds.max()} seeds"
+    shown = f"{'mean and range' if bands else 'mean'} of {many}" if seeds.max() > 1 else "one seed"
     figure.suptitle(f"{heading}: {shown}")
     panels = figure.subplots(len(rows), 3, sharey="col", squeeze=False)
     for rules, row in zip(rows, panels, strict=True):
@@ -175,6 +176,7 @@ def _tuning(tuning: pd.DataFrame, colours: dict[str, str]) -> Figure:
     rows = _rows(cells.rule)
     figure = Figure(figsize=(12, 0.4 + 4 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2, sharex="col", sharey="col", squeeze=False)
+    lowest = top = cells.accuracy.max()
     for rules, (by_rate, by_budget) in zip(rows, panels, strict=True):
         for rule in rules:
             own, colour = cells[cells.rule == rule], colours[rule]
@@ -184,16 +186,19 @@ def _tuning(tuning: pd.DataFrame, colours: dict[str, str]) -> Figure:
                 line = line.sort_values("lr")
                 by_rate.plot(line.lr, line.accuracy, style, marker=".", color=colour)
             best = best_of_k(list(own.accuracy))
+            lowest = min(lowest, best[-1])
             by_budget.plot(range(1, len(best) + 1), best, marker=".", color=colour, label=rule)
         by_rate.set(ylabel="validation accuracy (mean over tuning seeds)")
         by_budget.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
     by_rate, by_budget = panels[0]
-    by_rate.set(xscale="log", title="(a) Each cell; dashed: the higher second number")
+    second = cells.groupby("rule")[["momentum", "weight_decay"]].nunique().max(axis=None) > 1
+    dashed = "; dashed: the higher second number" if second else ""
+    by_rate.set(xscale="log", title=f"(a) Each cell{dashed}")
     by_budget.set(title="(b) Expected best of so many cells")
-    top = cells.accuracy.max()
-    by_budget.set_ylim(max(0, top - 0.15), top + 0.01)
+    by_budget.set_ylim(max(0, min(top - 0.15, lowest - 0.03)), top + 0.01)
+    by_budget.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels[0]:
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     for axes, label in zip(panels[-1], ("learning rate", "cells tried"), strict=True):
         axes.set(xlabel=label)
     return figure
