@@ -70,7 +70,7 @@ def in_torch(
         else:
             loss = functional.cross_entropy(out, wanted)
         loss = loss + network.decay / 2 * sum((p**2).sum() for p in params)
-        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's own
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch does not type it
         done = n - network.burn_in
         if done > 0 and done % EVERY == 0:
             places.append([p.detach().numpy().copy() for p in params])

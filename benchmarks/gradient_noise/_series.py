@@ -93,8 +93,8 @@ def compared_by_blocks(network: Network, optimizer: str, seeds: range) -> list[s
         both, places = series(network, optimizer, seed)
         for window, (squares, estimates) in enumerate(zip(*both, strict=True)):
             here = [np.split(p, WINDOWS)[window] for p in places]
-            off = 1 + exact.critical(here) / network.batch
-            found.append((*errors_of(squares, estimates), off))
+            true_ratio = 1 + exact.critical(here) / network.batch
+            found.append((*errors_of(squares, estimates), true_ratio))
     ratio, by_step, by_block, hang, true = np.array(found).T
     covers = [binomtest(int(np.sum(abs(ratio - true) < x)), len(x)) for x in (by_step, by_block)]
     cells = [f"{hang.mean():.3f}", f"{np.exp(np.mean(np.log(by_block / by_step))):.2f}"]
