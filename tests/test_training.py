@@ -633,6 +633,36 @@ def test_no_axis_has_more_than_six_rules() -> None:
         assert {rule for one in named for rule in one} == set(rules)
 
 
+def test_figures_show_every_best_and_say_what_is_drawn() -> None:
+    """A rule far below the others is on the axis; dashes are explained where there are any."""
+    cells = [("coolmomentum", 0.1, 0.2), ("coolmomentum", 0.2, 0.25), ("sgd", 0.1, 0.8)]
+    columns = ["rule", "lr", "accuracy"]
+    tuning = pd.DataFrame(cells, columns=columns).assign(phase="tuning", seed=0)
+    # Of coolmomentum there is a seed more than of sgd: the run isn't whole.
+    seeds = [("coolmomentum", 1), ("coolmomentum", 2), ("sgd", 1)]
+    report = pd.DataFrame(seeds, columns=["rule", "seed"]).assign(phase="report", lr=0.1)
+    runs = pd.concat([tuning, report], ignore_index=True).assign(
+        framework="torch", epoch=1, penalty=0.0, momentum=0.9, weight_decay=0.0,
+        training_loss=0.5, loss=0.5, temperature=1e-7, predicted_temperature=math.nan,
+        seconds=math.nan, diverged=False,
+    ).fillna({"accuracy": 0.5})  # fmt: skip
+    drawn = {name: figure for name, _, figure in figures(runs)}
+    assert drawn["training-torch"].get_suptitle().endswith(" of up to 2 seeds")
+    by_rate, by_budget = drawn["tuning"].axes
+    assert by_rate.get_title("left") == "(a) Each cell"
+    low, high = by_budget.get_ylim()
+    assert {line.get_ydata()[-1] for line in by_budget.lines} == {0.25, 0.8}
+    assert low < 0.25 < 0.8 < high
+    assert all(tick == round(tick) for tick in by_budget.get_xticks())
+
+    both = runs.assign(momentum=[0.9, 0.99, *runs.momentum[2:]])
+    drawn = {name: figure for name, _, figure in figures(both)}
+    assert "dashed" in drawn["tuning"].axes[0].get_title("left")
+    whole = runs[(runs.rule == "coolmomentum") | (runs.phase == "tuning")]
+    drawn = {name: figure for name, _, figure in figures(whole)}
+    assert drawn["training-torch"].get_suptitle().endswith(" of 2 seeds")
+
+
 # --- whole runs -----------------------------------------------------------------------------------
 
 
