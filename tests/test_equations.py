@@ -35,8 +35,9 @@ def test_the_test_of_the_row_is_marked(number, test):
 def test_the_option_runs_the_tests_of_one_equation():
     """And no others."""
     command = [sys.executable, "-m", "pytest", "--eq", "21", "--collect-only", "-q"]
+    files = ["tests/test_schedules.py", "tests/test_solver.py"]
     found = subprocess.run(
-        [*command, "tests/test_schedules.py"], cwd=TESTS.parent, capture_output=True, text=True
+        [*command, *files], cwd=TESTS.parent, capture_output=True, text=True
     ).stdout
     names = {
         line.partition("::")[2].partition("[")[0] for line in found.splitlines() if "::" in line
