@@ -32,7 +32,7 @@ NEEDS = {
     "test_keras_backends.py": ("keras", "tensorflow", "torch", "jax", "optax"),
     "test_logging_recipes.py": ("torch", "pytorch_lightning", "tensorboard", "transformers"),
     "test_mutants.py": ("torch", "jax", "optax", "keras", "flax", "rich"),
-    "test_noise_networks.py": ("torch", "jax", "optax", "sklearn", "rich"),
+    "test_noise_networks.py": ("torch", "jax", "optax", "scipy", "sklearn"),
     "test_packaging.py": ("pyproject_hooks",),  # of build: a folder of that name may lie here
     "test_plot.py": ("matplotlib", "pandas"),
     "test_site.py": ("torch", "optax", "schedulefree", "pytorch_optimizer"),

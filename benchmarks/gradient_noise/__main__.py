@@ -20,6 +20,8 @@ from benchmarks.gradient_noise._series import compared_by_blocks
 from benchmarks.gradient_noise._simulated import SIMULATED, simulated
 
 RECORD = Path(os.environ.get("RECORD", Path(__file__).with_name("windows.json")))
+# Of a row, which is replaced where it is measured again.
+PLACE = ("framework", "network", "optimizer", "seed", "window")
 
 
 def main() -> None:
@@ -32,16 +34,18 @@ def main() -> None:
     parser.add_argument("frameworks", nargs="*", help=f"of {names}; none: print the record")
     parser.add_argument("--seeds", type=int, default=2, help="runs of each, of three windows")
     parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, choices=OPTIMIZERS)
-    parser.add_argument(
-        "--simulate", action="store_true", help="print the table of simulated walks"
-    )
-    parser.add_argument(
-        "--blocks", action="store_true", help="print the table of errors from blocks of steps"
-    )
-    parser.add_argument("--draw", action="store_true", help="make the figure")
+    instead = parser.add_mutually_exclusive_group()
+    for option, text in (
+        ("--simulate", "print the table of simulated walks"),
+        ("--blocks", "print the table of errors from blocks of steps, by JAX"),
+        ("--draw", "make the figure"),
+    ):
+        instead.add_argument(option, action="store_true", help=f"{text}; no framework is measured")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.frameworks if name not in FRAMEWORKS]:
         parser.error(f"frameworks must be of {names}: {', '.join(unknown)}")
+    if arguments.frameworks and (arguments.simulate or arguments.blocks or arguments.draw):
+        parser.error(f"frameworks must be left out here: {', '.join(arguments.frameworks)}")
     if arguments.simulate:
         made = Table("rho", "highest curvature", "C1 alone", "two lags", "D", "covered")
         for rho, highest in SIMULATED:
@@ -60,13 +64,13 @@ def main() -> None:
     if arguments.draw:
         draw()
         return
-    rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    rows = {tuple(row[name] for name in PLACE): row for row in record}
     for framework in arguments.frameworks:
-        rows = [row for row in rows if not row["framework"].startswith(framework)]
         for row in measure(framework, range(arguments.seeds), arguments.optimizers):
-            rows.append(row)  # what is measured is kept, whatever comes
-            RECORD.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    Console(width=200).print(table(rows))
+            rows[tuple(row[name] for name in PLACE)] = row  # kept at once, whatever comes
+            RECORD.write_text("[\n" + ",\n".join(map(json.dumps, rows.values())) + "\n]\n")
+    Console(width=200).print(table(list(rows.values())))
 
 
 def measure(framework: str, seeds: range, optimizers: Sequence[str]) -> Iterator[dict[str, Any]]:

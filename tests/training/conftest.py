@@ -49,5 +49,5 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (config / "report.yml").write_text(CONFIG)
     root = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), root]))
-    monkeypatch.setattr("benchmarks.training._command.PATIENCE", 0.0, raising=False)
+    monkeypatch.setattr("benchmarks.training._command.PATIENCE", 0.0)
     return config

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import shift
-from training_tools import (
-    some_images,
-)
+from training_tools import some_images
 
 from benchmarks.training import _data
 from benchmarks.training.__main__ import main
