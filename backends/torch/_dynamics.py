@@ -39,27 +39,46 @@ class Before(NamedTuple):
 def follow(
     optimizer: Any, before: Callable[..., None], after: Callable[..., None]
 ) -> tuple[Optimizer, list[RemovableHandle]]:
-    """The optimizer that steps, with two hooks that torch calls before and after each step.
+    """The optimizer that steps, with two hooks that torch calls before and after each step."""
+    inner = unwrapped(optimizer)
+    try:
+        if inner is not None:
+            pre = inner.register_step_pre_hook(before)
+            return inner, [pre, inner.register_step_post_hook(after)]
+    except AttributeError:  # its constructor did not call torch's
+        pass
+    names = [k for k, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)]
+    raise TypeError(
+        "optimizer must be a torch.optim.Optimizer whose step calls its hooks: "
+        f"{type(optimizer).__name__}" + (f"; give its .{names[0]}" if names else "")
+    )
 
-    The wrappers of Lightning and Accelerate have it as ``.optimizer``. Their own hooks do not run,
-    though a wrapper may pose as the class of the optimizer in it.
+
+def unwrapped(optimizer: Any) -> Optimizer | None:
+    """The optimizer that steps, if there is one.
+
+    The wrappers of Lightning, Fabric and Accelerate have it as ``.optimizer``. Their own hooks do
+    not run, nor does the step look at what is set on them, though a wrapper may pose as the class
+    of the optimizer in it.
     """
     inner = optimizer
     while inner is not None:
         if isinstance(inner, Optimizer) and (
             "param_groups" in vars(inner) or getattr(type(inner).step, "hooked", False)
         ):
-            try:
-                pre = inner.register_step_pre_hook(before)
-                return inner, [pre, inner.register_step_post_hook(after)]
-            except AttributeError:  # its constructor did not call torch's
-                break
+            return inner
         inner = getattr(inner, "optimizer", None)
-    names = [k for k, x in getattr(optimizer, "__dict__", {}).items() if isinstance(x, Optimizer)]
-    raise TypeError(
-        "optimizer must be a torch.optim.Optimizer whose step calls its hooks: "
-        f"{type(optimizer).__name__}" + (f"; give its .{names[0]}" if names else "")
-    )
+    return None
+
+
+def unwrapped_cool_momentum(optimizer: Any) -> CoolMomentum:
+    """The CoolMomentum in a wrapper, or itself; else a TypeError."""
+    inner = unwrapped(optimizer)
+    if not isinstance(inner, CoolMomentum):
+        raise TypeError(
+            f"optimizer must be a coolmomentum.torch.CoolMomentum: {type(optimizer).__name__}"
+        )
+    return inner
 
 
 def settings_of(optimizer: Optimizer, group: Group, rho: Override, dt2: Override) -> Settings:

@@ -6,9 +6,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from coolmomentum.portable import PortableState, require_serialisable, unique
 from coolmomentum.schedules import CoolingSchedule, Schedule
+from coolmomentum.torch._dynamics import unwrapped_cool_momentum
 from coolmomentum.torch._optimizer import CoolMomentum, start
 from coolmomentum.torch._tensors import HALF, Group
 from coolmomentum.torch._validation import SCHEDULE_KEYS, zero_displacement
@@ -17,12 +19,13 @@ NamedParameters = Iterable[tuple[str, Tensor]]
 T = TypeVar("T")
 
 
-def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> PortableState:
+def export_state(optimizer: Optimizer, named_parameters: NamedParameters) -> PortableState:
     """The state in a form that every adapter reads.
 
     Parameters
     ----------
-    optimizer : of the run, with one learning rate and one cooling for all parameter groups.
+    optimizer : of the run, or a wrapper of it, of Accelerate, Lightning or Fabric. All parameter
+        groups have one learning rate and one cooling.
     named_parameters : ``model.named_parameters()``, or other pairs of a name and a parameter. Those
         that the optimizer does not have are left out.
 
@@ -33,7 +36,7 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     Raises
     ------
     TypeError
-        If the schedule is a function of the step.
+        If the optimizer is another, or its schedule a function of the step.
     ValueError
         If a parameter of the optimizer has no name, is complex or sharded, or the groups differ.
 
@@ -49,8 +52,9 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
     >>> saved.clock, saved.displacements
     (1, {'weight': array([[-0.21875]], dtype=float32)})
     """
-    optimizer._check_groups()
-    named, groups = _named(optimizer, named_parameters), optimizer.param_groups
+    inner = unwrapped_cool_momentum(optimizer)
+    inner._check_groups()
+    named, groups = _named(inner, named_parameters), inner.param_groups
     coolings = [require_serialisable(_cooling(group)) for group in groups]
     return PortableState(
         clock=_one_for_all("cooling_step", [int(group["cooling_step"]) for group in groups]),
@@ -59,12 +63,12 @@ def export_state(optimizer: CoolMomentum, named_parameters: NamedParameters) -> 
         last_learning_rate=_one_for_all(
             "last_lr", [float(group["cooling_lr"]) for group in groups]
         ),
-        displacements={name: _displacement(optimizer, x) for name, (x, _) in named.items()},
+        displacements={name: _displacement(inner, x) for name, (x, _) in named.items()},
     )
 
 
 def import_state(
-    optimizer: CoolMomentum, named_parameters: NamedParameters, saved: PortableState
+    optimizer: Optimizer, named_parameters: NamedParameters, saved: PortableState
 ) -> None:
     """Go on where another run stood, of whatever adapter.
 
@@ -77,6 +81,8 @@ def import_state(
 
     Raises
     ------
+    TypeError
+        If the optimizer is another.
     ValueError
         If names or shapes differ, a parameter is sharded, or a parameter group cools in another
         way. Nothing has been changed then.
@@ -95,17 +101,18 @@ def import_state(
     >>> again.temperature() == optimizer.temperature()
     tensor(True)
     """
-    named = _named(optimizer, named_parameters)
+    inner = unwrapped_cool_momentum(optimizer)
+    named = _named(inner, named_parameters)
     shapes = {name: tuple(param.shape) for name, (param, _) in named.items()}
-    for group in optimizer.param_groups:
+    for group in inner.param_groups:
         loaded = saved.displacements_for(shapes, _cooling(group))
     for name, (param, group) in named.items():
         displacement = zero_displacement(param, group)
-        optimizer.state[param]["displacement"] = displacement.copy_(torch.from_numpy(loaded[name]))
-    for group in optimizer.param_groups:
+        inner.state[param]["displacement"] = displacement.copy_(torch.from_numpy(loaded[name]))
+    for group in inner.param_groups:
         step = torch.tensor(saved.clock, dtype=torch.int64, device="cpu")
         start(group, step, saved.last_learning_rate)
-    optimizer._check_groups()
+    inner._check_groups()
 
 
 def _named(

@@ -7,10 +7,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 from coolmomentum import _check
 from coolmomentum.thermal import Noise, bath_temperature, draw_key, random_force, random_force_scale
-from coolmomentum.torch._optimizer import CoolMomentum
+from coolmomentum.torch._dynamics import unwrapped_cool_momentum
 from coolmomentum.torch._tensors import Coefficients, Group
 
 Kept = dict[int, tuple[int, Tensor]]  # by the place of a parameter: a step n, and its xi_n
@@ -26,11 +27,12 @@ class ThermalNoise:
     The normal numbers of a step depend on the seed, the place of the parameter among those of the
     optimizer, and the step counter. Nothing is added to checkpoints: a resumed run with the same
     seed draws the same numbers, on the same kind of device. Replicas of DistributedDataParallel
-    draw the same; of a DTensor every process draws the whole and keeps its part.
+    draw the same; of a DTensor every process draws the whole and keeps its part. Where processes
+    have parameters of their own, as with ZeRO, give each a seed of its own.
 
     Parameters
     ----------
-    optimizer : a CoolMomentum, the object whose ``step`` moves the parameters.
+    optimizer : a CoolMomentum, or a wrapper of it, of Accelerate, Lightning or Fabric.
     temperature : of the bath, an energy in the unit of the loss, >= 0; or a function of the step.
         For a loss that is a mean over n data the posterior is at 1 / n.
     noise : "averaged" over two steps, exact on every quadratic; or "white", Eq. 17 as it stands.
@@ -62,17 +64,14 @@ class ThermalNoise:
 
     def __init__(
         self,
-        optimizer: CoolMomentum,
+        optimizer: Optimizer,
         temperature: float | Callable[[int], float],
         *,
         noise: Noise = "averaged",
         seed: int = 0,
     ) -> None:
-        if not isinstance(optimizer, CoolMomentum):
-            raise TypeError(
-                f"optimizer must be a coolmomentum.torch.CoolMomentum: {type(optimizer).__name__}"
-            )
-        if optimizer._bath is not None:
+        inner = unwrapped_cool_momentum(optimizer)
+        if inner._bath is not None:
             raise ValueError("optimizer must have no other ThermalNoise: first call its remove()")
         if not callable(temperature):
             temperature = _check.non_negative("temperature", temperature)
@@ -81,8 +80,8 @@ class ThermalNoise:
         self.seed = _check.integer("seed", seed, 0)
         _check.one_of("noise", noise, get_args(Noise))
         self._kept: Kept = {}
-        optimizer._bath = self
-        self._optimizer = optimizer
+        inner._bath = self
+        self._optimizer = inner
 
     def remove(self) -> None:
         """Take the force away from the steps that follow."""

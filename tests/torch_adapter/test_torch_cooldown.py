@@ -8,6 +8,7 @@ import pytest
 import torch
 from distributed_tools import run_distributed
 from exact import COOLING_LAWS, ONE_OF_COOLING_LAWS
+from torch_tools import wrapped
 
 from coolmomentum import HELD, cooled_rho, learning_rate_share
 from coolmomentum.torch import Cooldown, CoolMomentum
@@ -312,20 +313,12 @@ def test_groups_that_are_added_cool_too(kind):
 # --- wrappers and frameworks ----------------------------------------------------------------------
 
 
+@wrapped
 @pytest.mark.parametrize("kind", ["CoolMomentum", "AdamW"])
-def test_wrappers_are_taken_off(kind):
+def test_wrappers_are_taken_off(kind, wrap):
     """CoolMomentum in a wrapper is CoolMomentum: its rho cools, not its learning rate."""
-    accelerate = pytest.importorskip("accelerate")
-    lightning = pytest.importorskip("pytorch_lightning.core.optimizer")
-    fabric = pytest.importorskip("lightning_fabric.wrappers")
-    accelerator = accelerate.Accelerator(cpu=True)
-    for wrap in (
-        accelerator.prepare,
-        lightning.LightningOptimizer,
-        lambda o: fabric._FabricOptimizer(o, None),
-    ):
-        optimizer = OPTIMIZERS[kind]([torch.zeros(1, requires_grad=True)])
-        assert Cooldown(wrap(optimizer)).optimizer is optimizer
+    optimizer = OPTIMIZERS[kind]([torch.zeros(1, requires_grad=True)])
+    assert Cooldown(wrap(optimizer)).optimizer is optimizer
 
 
 def accelerated(rank, kind):

@@ -15,10 +15,20 @@ import torch
 from checkpoint_tools import through_a_file
 from exact import COOLING_LAWS, ONE_OF_LAWS
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch_tools import clock, displacements, draw, follow, gradients, parameters, path, same
+from torch_tools import (
+    clock,
+    displacements,
+    draw,
+    follow,
+    gradients,
+    parameters,
+    path,
+    same,
+    wrapped,
+)
 
 from coolmomentum import CoolingSchedule, portable
-from coolmomentum.torch import CoolMomentum, Thermometer, export_state
+from coolmomentum.torch import CoolMomentum, Thermometer, export_state, import_state
 
 GOOD = {"lr": 0.125, "total_steps": 10, "rho0": 0.5}
 
@@ -499,6 +509,24 @@ def test_state_of_others_is_no_obstacle():
     assert resumed.state[b]["e"].tolist() == [1, 1, 1]
     exported = export_state(resumed, names)
     assert [bool(dx.any()) for dx in exported.displacements.values()] == [True, False, True]
+
+
+@wrapped
+def test_a_state_is_exported_and_imported_through_a_wrapper(wrap):
+    """It is that of the optimizer in it; another optimizer is refused, and stays as it is."""
+    params, optimizer = trained(3)
+    names = [("a", params[0]), ("b", params[1])]
+    exported = export_state(wrap(optimizer), names)
+    assert exported.clock == 3
+    resumed = CoolMomentum(params, **GOOD)
+    import_state(wrap(resumed), names, exported)
+    assert clock(resumed) == 3
+    assert same(displacements(params, resumed), displacements(params, optimizer))
+    other = torch.optim.SGD(params, lr=0.125)
+    for use in (lambda: export_state(other, names), lambda: import_state(other, names, exported)):
+        with pytest.raises(TypeError, match=r"must be a coolmomentum\.torch\.CoolMomentum: SGD"):
+            use()
+    assert not other.state
 
 
 def test_looking_at_the_state_does_not_hide_the_dry_run():

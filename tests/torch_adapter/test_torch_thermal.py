@@ -11,7 +11,7 @@ import pytest
 import torch
 from distributed_tools import run_distributed
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch_tools import PATHS, draw, gradients, parameters, same
+from torch_tools import PATHS, draw, gradients, parameters, same, wrapped
 
 from coolmomentum import random_force, random_force_scale
 from coolmomentum.torch import CoolMomentum, ThermalNoise, Thermometer
@@ -233,6 +233,23 @@ def counting(randn, drawn):
         return result
 
     return noted
+
+
+@wrapped
+def test_in_a_wrapper_it_heats_the_optimizer_that_steps(wrap):
+    """A step does not look at a wrapper, though it may pose as a CoolMomentum."""
+    ours, theirs = parameters(*SHAPES), parameters(*SHAPES)
+    grads = gradients(ours, 3)
+    expected = walked(theirs, grads)
+    optimizer = CoolMomentum(ours, **HOT)
+    with ThermalNoise(wrap(optimizer), 1.5, seed=3):
+        for given in grads:
+            for param, grad in zip(ours, given, strict=True):
+                param.grad = grad.clone()
+            optimizer.step()
+    assert same(ours, theirs)
+    assert expected._bath is not None
+    assert optimizer._bath is None
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,24 @@ unfused_path = pytest.mark.parametrize(
 )
 
 
+def _in_accelerate(optimizer):
+    accelerate = pytest.importorskip("accelerate")
+    return accelerate.Accelerator(cpu=True).prepare(optimizer)
+
+
+def _in_lightning(optimizer):
+    return pytest.importorskip("pytorch_lightning.core.optimizer").LightningOptimizer(optimizer)
+
+
+def _in_fabric(optimizer):
+    return pytest.importorskip("lightning_fabric.wrappers")._FabricOptimizer(optimizer, None)
+
+
+# Those of Lightning and Fabric pose as the class of the optimizer in them.
+WRAPPERS = {"Accelerate": _in_accelerate, "Lightning": _in_lightning, "Fabric": _in_fabric}
+wrapped = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+
+
 def draw(*shape, dtype=torch.float64, seed=0):
     """Normal random numbers."""
     generator = torch.Generator().manual_seed(seed)
