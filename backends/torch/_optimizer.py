@@ -444,6 +444,7 @@ class CoolMomentum(Optimizer):
         forced = []
         for group, tensors, step in zip(self.param_groups, every, steps, strict=True):
             grads = tensors.grads
+            _refuse_sparse(grads)
             if scale is not None:
                 grads = [grad / scale.reshape(()).to(grad.device) for grad in grads]
             grads = self._bath.forced(group, [places[p] for p in tensors.params], grads, step)
@@ -494,8 +495,7 @@ class CoolMomentum(Optimizer):
 
         Kernels do not look: they would read and write outside of the memory.
         """
-        if any([grad.layout != torch.strided for grad in local.grads]):
-            raise RuntimeError("CoolMomentum does not support sparse gradients")
+        _refuse_sparse(local.grads)
         if group["fused"]:
             validation.check_fused(tensors.params)
         for param, (x, grad, displacement) in zip(tensors.params, local.zipped(), strict=True):
@@ -664,6 +664,11 @@ def _as_step_counter(value: Any) -> Tensor:
     if isinstance(value, Tensor) and type(value) is not Tensor:
         return value  # of FakeTensorMode, without a value
     return torch.tensor(validation.checked_step(value), dtype=torch.int64, device="cpu")
+
+
+def _refuse_sparse(grads: list[Tensor]) -> None:
+    if any([grad.layout != torch.strided for grad in grads]):
+        raise RuntimeError("CoolMomentum does not support sparse gradients")
 
 
 def _is_good_rate(lr: Any) -> bool:

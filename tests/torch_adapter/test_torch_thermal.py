@@ -196,6 +196,23 @@ def test_a_capturable_step_is_refused():
     assert same([x], parameters((3,)))
 
 
+def test_sparse_gradients_are_refused():
+    """As without a bath: nothing has moved, and the next step draws as if it were the first."""
+    ours, theirs = parameters((3,), (4, 2)), parameters((3,), (4, 2))
+    (dense, rows), good = gradients(ours, 1)[0], gradients(ours, 1)
+    optimizer = CoolMomentum(ours, **HOT)
+    ThermalNoise(optimizer, 1.5, seed=3)
+    ours[0].grad, ours[1].grad = dense, rows.to_sparse()
+    with pytest.raises(RuntimeError, match="CoolMomentum does not support sparse gradients"):
+        optimizer.step()
+    assert same(ours, theirs)
+    for param, grad in zip(ours, good[0], strict=True):
+        param.grad = grad
+    optimizer.step()
+    walked(theirs, good)
+    assert same(ours, theirs)
+
+
 def test_complex_parameters_feel_it_in_both_parts():
     """Each part of ``|x|**2 / 2`` has the temperature, within 5 standard errors of 20,000."""
     x = torch.zeros(20_000, dtype=torch.complex64, requires_grad=True)
