@@ -42,7 +42,7 @@ class ThermalNoise:
     ------
     TypeError, ValueError
         If an argument is out of range. The step raises RuntimeError if it is capturable, because a
-        captured graph would draw the same numbers again and again.
+        captured graph would draw the same numbers again and again; and if its lr requires grad.
 
     Examples
     --------
@@ -114,7 +114,6 @@ class ThermalNoise:
 
     # It draws by the number of the step, which a compiled step cannot know.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    @torch.no_grad()
     def forced(
         self, group: Group, places: Sequence[int], grads: list[Tensor], how: Coefficients
     ) -> list[Tensor]:
@@ -122,6 +121,10 @@ class ThermalNoise:
         if group["capturable"]:
             raise RuntimeError(
                 "ThermalNoise is not for capturable=True: it needs a step on the host"
+            )
+        if isinstance(how.lr, Tensor) and how.lr.requires_grad:
+            raise RuntimeError(
+                "lr must not require grad: no derivative of the force is taken by it"
             )
         step = int(group["cooling_step"])
         lr = float(how.lr)

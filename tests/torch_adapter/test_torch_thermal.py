@@ -196,6 +196,25 @@ def test_a_capturable_step_is_refused():
     assert same([x], parameters((3,)))
 
 
+def test_a_differentiable_step_keeps_the_derivatives_by_the_gradients():
+    """The force is a constant to them, against finite differences; by lr it would not be one."""
+
+    def stepped(start, grad, lr=0.125):
+        param = start.clone()
+        optimizer = CoolMomentum([param], **HOT | {"lr": lr}, differentiable=True)
+        ThermalNoise(optimizer, 1.5)
+        for _ in range(2):
+            param.grad = grad * (1 + param)
+            optimizer.step()
+        return param
+
+    inputs = [draw(3, seed=seed).requires_grad_() for seed in (0, 1)]
+    assert torch.autograd.gradcheck(stepped, inputs)
+    assert torch.autograd.gradgradcheck(stepped, inputs)
+    with pytest.raises(RuntimeError, match="lr must not require grad"):
+        stepped(*inputs, lr=torch.tensor(0.125, requires_grad=True))
+
+
 def test_sparse_gradients_are_refused():
     """As without a bath: nothing has moved, and the next step draws as if it were the first."""
     ours, theirs = parameters((3,), (4, 2)), parameters((3,), (4, 2))
