@@ -1,5 +1,6 @@
 """A heat bath: the random force of the core, added to the gradients of a pytree."""
 
+import functools
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -13,6 +14,8 @@ from coolmomentum.jax._common import RhoSchedule
 from coolmomentum.jax._transform import cool_momentum
 from coolmomentum.jax._tree import Leaf
 from coolmomentum.thermal import Noise, random_force, random_force_scale
+
+_check_seed = functools.partial(_check.integer, least=-(2**63))  # JAX takes negative ones
 
 
 class ThermalNoiseState(NamedTuple):
@@ -51,7 +54,7 @@ def add_thermal_noise(
     temperature : of the bath, an energy in the unit of the loss, >= 0; or a schedule. For a loss
         that is a mean over n data the posterior is at 1 / n. What the walk has :func:`temperature`
         and :func:`thermometer` measure.
-    key : typed PRNG key, or a seed.
+    key : PRNG key, ``jax.random.key(0)`` or an old ``jax.random.PRNGKey(0)``; or a seed.
     noise : "averaged" over two steps, or "white", Eq. 17 of the paper as it stands.
 
     Returns
@@ -83,6 +86,7 @@ def add_thermal_noise(
     common.check_setting("learning_rate", learning_rate, _check.non_negative)
     common.check_setting("temperature", temperature, _check.non_negative)
     common.check_setting("rho", rho, common.check_rho)
+    common.check_setting("key", key, _check_seed)
     _check.one_of("noise", noise, get_args(Noise))
 
     def init_fn(params: optax.Params) -> ThermalNoiseState:
@@ -151,8 +155,16 @@ def _start(params: optax.Params, key: jax.Array | int, noise: Noise) -> ThermalN
     leaves = [x for x in jax.tree.leaves(params) if common.is_trainable(x)]
     rate = jnp.zeros([], common.precision(*map(jnp.asarray, leaves)))
     normals = () if noise == "white" else jax.tree.map(_zeros, params)
-    typed: Any = key if common.is_key(key) else jax.random.key(key)
-    return ThermalNoiseState(jnp.zeros([], jnp.int32), typed, rate, normals)
+    return ThermalNoiseState(jnp.zeros([], jnp.int32), _typed(key), rate, normals)
+
+
+def _typed(key: jax.Array | int) -> jax.Array:
+    if common.is_key(key):
+        return key  # type: ignore[return-value]  # an array, by the line above
+    if jnp.ndim(key) == 1 and jnp.result_type(key) == jnp.uint32:  # an old key
+        typed: jax.Array = jax.random.wrap_key_data(jnp.asarray(key))
+        return typed
+    return jax.random.key(key)
 
 
 def _draw(

@@ -59,6 +59,21 @@ def test_vmap_over_keys_gives_chains_of_their_own():
     assert len(np.unique(np.asarray(together["b"]))) == 16
 
 
+def test_old_keys_are_keys():
+    """The same as the typed one of the same seed, and as the seed; injected ones as well."""
+    drawn = []
+    for key in (3, np.int64(3), jax.random.key(3), jax.random.PRNGKey(3), np.uint32([0, 3])):
+        tx = add_thermal_noise(0.1, 0.9, 1.0, key)
+        drawn.append(tx.update(GRADIENTS[0], tx.init(PARAMS), PARAMS)[0])
+    inject = optax.inject_hyperparams(add_thermal_noise, static_args=("noise",))
+    for key in (3, jax.random.key(3), jax.random.PRNGKey(3)):
+        tx = inject(learning_rate=0.1, rho=0.9, temperature=1.0, key=key)
+        drawn.append(tx.update(GRADIENTS[0], tx.init(PARAMS), PARAMS)[0])
+    assert all(same(x, drawn[0]) for x in drawn[:5])
+    for x in drawn[5:]:  # whose numbers are float32 arrays, the others' Python's own
+        np.testing.assert_allclose(x["w"], drawn[0]["w"], rtol=1e-6)
+
+
 def test_it_compiles_once():
     """The state keeps its types from the first step on."""
     traces = []
@@ -165,6 +180,7 @@ def test_a_sharded_parameter_draws_its_part_of_one_stream():
         ((0.1, 1.0, 1.0, 0), ValueError, r"rho must be in \[-1, 1\): 1.0"),
         ((0.1, 0.9, -1.0, 0), ValueError, "temperature must be finite and >= 0: -1.0"),
         ((0.1, 0.9, "hot", 0), TypeError, "temperature must be a real number: 'hot'"),
+        ((0.1, 0.9, 1.0, 0.5), TypeError, "key must be an integer: 0.5"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
