@@ -195,7 +195,7 @@ def _tuning(tuning: pd.DataFrame, colours: dict[str, str]) -> Figure:
     dashed = "; dashed: the higher second number" if second else ""
     by_rate.set(xscale="log", title=f"(a) Each cell{dashed}")
     by_budget.set(title="(b) Expected best of so many cells")
-    by_budget.set_ylim(max(0, min(top - 0.15, lowest - 0.03)), top + 0.01)
+    by_budget.set_ylim(max(0, min(top - 0.15, lowest - 0.05)), top + 0.01)
     by_budget.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels[0]:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
