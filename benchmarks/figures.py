@@ -34,13 +34,13 @@ Reading = dict[Any, Any]
 # Of README's table: which results, measured in which framework, and which rules.
 RESULTS = Path(__file__).parent / "training" / "results"
 ACCURACIES = {
+    "laptop-resnet20": ("torch", "ResNet-20 on CIFAR-10, 7,800 steps, 3 seeds"),
     "laptop-digits": ("jax", "digits, 2,560 steps, 10 seeds"),
-    "laptop-cifar10": ("torch", "5,000 images of CIFAR-10, 780 steps, 6 seeds"),
 }
 RULES = {
     "coolmomentum": "CoolMomentum, paper's law",
     "coolmomentum-linear": "CoolMomentum, linear law",
-    "sgd-matched": "SGD, matched",
+    "sgd-step": "SGD, paper's steps",
     "sgd-cosine": "SGD, cosine",
     "adam-cosine": "Adam, cosine",
 }

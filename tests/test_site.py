@@ -86,7 +86,7 @@ def test_readme_is_read_in_a_minute():
 def test_the_accuracies_of_readme_are_those_of_the_results():
     """As `benchmarks.training` wrote them into summary.csv."""
     columns = []
-    for framework, config in (("jax", "laptop-digits"), ("torch", "laptop-cifar10")):
+    for framework, config in (("torch", "laptop-resnet20"), ("jax", "laptop-digits")):
         path = ROOT / "benchmarks/training/results" / config / "summary.csv"
         with path.open(encoding="utf-8") as file:
             rows = {
@@ -98,7 +98,7 @@ def test_the_accuracies_of_readme_are_those_of_the_results():
                 f"{100 * float(rows[rule]['accuracy_half_width']):.2f}"
                 for rule in (
                     *("coolmomentum", "coolmomentum-linear"),
-                    *("sgd-matched", "sgd-cosine", "adam-cosine"),
+                    *("sgd-step", "sgd-cosine", "adam-cosine"),
                 )
             ]
         )
