@@ -158,13 +158,12 @@ def _start(params: optax.Params, key: jax.Array | int, noise: Noise) -> ThermalN
     return ThermalNoiseState(jnp.zeros([], jnp.int32), _typed(key), rate, normals)
 
 
-def _typed(key: jax.Array | int) -> jax.Array:
-    if common.is_key(key):
-        return key  # type: ignore[return-value]  # an array, by the line above
-    if jnp.ndim(key) == 1 and jnp.result_type(key) == jnp.uint32:  # an old key
-        typed: jax.Array = jax.random.wrap_key_data(jnp.asarray(key))
-        return typed
-    return jax.random.key(key)
+def _typed(key: Any) -> jax.Array:
+    typed: jax.Array = key
+    if not common.is_key(key):
+        is_old = jnp.ndim(key) == 1 and jnp.result_type(key) == jnp.uint32
+        typed = jax.random.wrap_key_data(jnp.asarray(key)) if is_old else jax.random.key(key)
+    return typed
 
 
 def _draw(

@@ -113,7 +113,7 @@ def test_resnet20_has_the_same_gradient_in_torch_and_jax() -> None:
     theirs = TorchTrainer(problem, SGD)
     theirs.start(weights)
     theirs._model.double().train()
-    theirs._training = tuple(torch.from_numpy(x) for x in problem.training)  # type: ignore[assignment]
+    theirs._training = tuple(torch.from_numpy(x) for x in problem.training)
     theirs._training = theirs._training[0].double(), theirs._training[1].long()
     loss = theirs._backward(*map(torch.from_numpy, batch))
     with jax.enable_x64(True):

@@ -185,7 +185,7 @@ class _Recording(TorchDispatchMode):
         super().__init__()
         self._calls: list = []
 
-    def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):
         result = kernel(*args, **(kwargs or {}))
         memory = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}, result))
         self._calls.append((kernel, *memory))

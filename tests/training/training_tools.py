@@ -30,7 +30,7 @@ def some_images(size: int, width: int, seed: int = 0) -> Images:
 def small_problem(network: str, width: int = 16, **more: object) -> Problem:
     """Of one step."""
     images = some_images(10, width)
-    return Problem(network, images, images, epochs=1, batch=10, augment=True, **more)  # type: ignore[arg-type]
+    return Problem(network, images, images, epochs=1, batch=10, augment=True, **more)
 
 
 def short_problem(network: str) -> Problem:
