@@ -495,7 +495,7 @@ JAX_MUTANTS = [
         "jax._thermometer:reset.begun",
         "next_window(state.window)",
         "state.window",
-        Selection("jax_adapter/test_jax_thermometer.py", "test_it_reads_the_same and inject"),
+        Selection("jax_adapter/test_jax_thermometer_trees.py", "test_it_reads_the_same and inject"),
     ),
     Mutant(
         "clock off by one",
