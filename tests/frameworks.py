@@ -44,7 +44,7 @@ NEEDS = {
     "keras_adapter/test_keras_on_tensorflow_logging.py": ("tensorboard",),
     "keras_adapter/imagenet_*.py": ("keras", "tensorflow", "benchopt"),
     "keras_adapter/test_keras_on_jax_imagenet.py": ("keras", "tensorflow", "jax", "benchopt"),
-    "keras_adapter/test_keras_on_tensorflow_imagenet.py": ("keras", "tensorflow", "benchopt"),
+    "keras_adapter/test_keras_on_tensorflow_imagenet*.py": ("keras", "tensorflow", "benchopt"),
     "keras_adapter/test_keras_training.py": ("keras", "torch", "benchopt"),
 }
 # What a module needs, if that is not the package of its name.

@@ -624,7 +624,7 @@ KERAS_MUTANTS = [
         "keras._optimizer:CoolMomentum.load_own_variables",
         "self._cool_by(loaded)",
         "self._cool_by(own)",
-        Selection("keras_adapter/test_keras_cooling.py", "longer_total", keras=True),
+        Selection("keras_adapter/test_keras_cooling_saved.py", "longer_total", keras=True),
     ),
     Mutant(
         "temperature over a learning rate that was set after the step",
