@@ -113,7 +113,7 @@ class ThermalNoise:
         return bath_temperature(self.temperature, step)
 
     # It draws by the number of the step, which a compiled step cannot know.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not type it
     def forced(
         self, group: Group, places: Sequence[int], grads: list[Tensor], how: Coefficients
     ) -> list[Tensor]:
@@ -124,7 +124,7 @@ class ThermalNoise:
             )
         if isinstance(how.lr, Tensor) and how.lr.requires_grad:
             raise RuntimeError(
-                "lr must not require grad: no derivative of the force is taken by it"
+                f"lr must not require grad, as no derivative of the force is taken by it: {how.lr!r}"
             )
         step = int(group["cooling_step"])
         lr = float(how.lr)
