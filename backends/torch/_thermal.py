@@ -124,7 +124,7 @@ class ThermalNoise:
             )
         if isinstance(how.lr, Tensor) and how.lr.requires_grad:
             raise RuntimeError(
-                f"lr must not require grad, as no derivative of the force is taken by it: {how.lr!r}"
+                f"lr must not require grad, as the force has no derivative by it: {how.lr!r}"
             )
         step = int(group["cooling_step"])
         lr = float(how.lr)
