@@ -234,10 +234,16 @@ def _stream(source: Source, seed: int, position: int) -> Dataset:
         numbers = tf.data.Dataset.range(position, np.iinfo(np.int64).max)
         return numbers.map(shuffled, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     first, seen = divmod(position, source.images)
-    stream = source.pieces(seed, first).skip(seen)
+
+    def of_pass(number: Tensor) -> Dataset:
+        # Dataset.shuffle mixes the global seed into its own, and fails at a global seed of 0, which
+        # keras.utils.set_random_seed(0) sets. In here it reads that of this function's graph.
+        tf.compat.v1.set_random_seed(1)
+        return source.pieces(seed, number)
+
     # A pass after the other, each made when its turn comes.
-    later = tf.data.Dataset.range(first + 1, np.iinfo(np.int64).max)
-    stream = stream.concatenate(later.flat_map(lambda number: source.pieces(seed, number)))
+    passes = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+    stream = passes.flat_map(of_pass).skip(seen)
     numbers = tf.data.Dataset.range(position, np.iinfo(np.int64).max)
     zipped = tf.data.Dataset.zip((numbers, stream))
     return zipped.map(lambda number, piece: (number, *piece))

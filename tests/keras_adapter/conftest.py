@@ -41,6 +41,16 @@ def floatx(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def strategy():
+    """Two replicas on two logical CPUs; one strategy for all tests, as TensorFlow wants it."""
+    import tensorflow as tf
+
+    if len(tf.config.list_logical_devices("CPU")) < 2:  # the replicas would wait for each other
+        pytest.fail("KERAS_BACKEND must be tensorflow, by which pytest_configure splits the CPU")
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Runs past their end are meant so here; on TensorFlow, two logical CPUs for tf.distribute.
 

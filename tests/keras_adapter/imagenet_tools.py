@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from benchmarks.imagenet.averages import AveragedModel
+from benchmarks.imagenet.images import open_source
 from benchmarks.imagenet.optimizers import cool_momentum
 from benchmarks.imagenet.recipe import Timing
 
@@ -34,6 +36,21 @@ def compiled(accumulated=1, lr=0.05, **settings):
         **settings,
     )
     return model
+
+
+def write_tfrecords(folder):
+    """The simulated images as Google's imagenet_to_gcs.py would write them, in four shards."""
+    pieces = list(open_source("simulated", "train").pieces(None, 0).as_numpy_iterator())
+    for shard in range(4):
+        with tf.io.TFRecordWriter(str(folder / f"train-{shard:05d}-of-00004")) as file:
+            for jpeg, label in pieces[shard::4]:
+                its = {
+                    "image/encoded": tf.train.Feature(bytes_list={"value": [jpeg]}),
+                    "image/class/label": tf.train.Feature(int64_list={"value": [label + 1]}),
+                }
+                features = tf.train.Features(feature=its)
+                file.write(tf.train.Example(features=features).SerializeToString())
+    return str(folder)
 
 
 class Seen(keras.callbacks.Callback):

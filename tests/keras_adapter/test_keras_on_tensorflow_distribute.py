@@ -27,16 +27,6 @@ COOLING = {"total_steps": 16, "rho0": 0.9}
 CLOSE = {"rtol": 0, "atol": 18 * 10 * 32 * U32 * 0.3}
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    """Two replicas on two logical CPUs; one strategy for all tests, as TensorFlow wants it."""
-    cpus = tf.config.list_physical_devices("CPU")
-    if len(tf.config.list_logical_devices("CPU")) < 2:
-        pytest.fail("conftest.py must have split the CPU before TensorFlow used it")
-    assert cpus
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 def network(**settings):
     """A small network, always of the same weights."""
     keras.utils.set_random_seed(1)

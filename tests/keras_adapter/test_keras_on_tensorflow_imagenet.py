@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exact import U32
-from imagenet_tools import LABELS, PIXELS, check_averages, compiled, small_network, values
+from imagenet_tools import (
+    LABELS,
+    PIXELS,
+    check_averages,
+    compiled,
+    small_network,
+    values,
+    write_tfrecords,
+)
 from keras_tools import numpy
 
 from benchmarks.imagenet import images, train
@@ -170,12 +178,6 @@ def test_coolmomentum_is_that_of_numpy_through_the_end_of_the_warm_up():
 # --- averages and batch normalisation -------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    """Two replicas on two logical CPUs."""
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 def test_averages_are_ramped_and_include_moving_statistics():
     """min(.9999, (1 + n) / (10 + n)) in NumPy, to 1e-6, over two calls of fit."""
     check_averages(compiled())
@@ -280,15 +282,24 @@ class _Interrupted(BaseException):
     pass
 
 
-@pytest.mark.parametrize(("accumulated", "run"), [*enumerate(CONFIG.runs, 1)])
-def test_an_interrupted_run_ends_with_the_same_records(tmp_path, monkeypatch, run, accumulated):
+@pytest.mark.parametrize(
+    ("number", "accumulated", "kind"), [(0, 1, "memory"), (1, 2, "memory"), (0, 1, "records")]
+)
+def test_an_interrupted_run_ends_with_the_same_records(
+    tmp_path, monkeypatch, number, accumulated, kind
+):
     """After step 4, within a stretch, and 7, before its records are there; times aside."""
+    run = CONFIG.runs[number]
+    source = "simulated"
+    if kind == "records":
+        (tmp_path / "images").mkdir()
+        source = write_tfrecords(tmp_path / "images")
     monkeypatch.setattr(train, "efficientnet_b0", small_network)
     engine = choose(8, devices=1, microbatch=8 // accumulated)
 
     def records(name):
         path = tmp_path / name
-        train.train(CONFIG, run, engine, "simulated", path)
+        train.train(CONFIG, run, engine, source, path)
         lines = [json.loads(x) for x in (path / "records.jsonl").read_text().splitlines()]
         for line in lines:
             assert line.pop("images_per_second") > 0
@@ -313,9 +324,9 @@ def test_an_interrupted_run_ends_with_the_same_records(tmp_path, monkeypatch, ru
     assert records("parts") == whole
     assert records("parts") == whole  # nothing is left to do
     with np.load(tmp_path / "whole" / "weights.npz") as file:
-        model = small_network(32, 8)
+        model = small_network(32, open_source(source, "train").classes)
         model.set_weights([file[name] for name in file.files])
-    evaluation = images.evaluation(open_source("simulated", "train"), 32, batch=16)
+    evaluation = images.evaluation(open_source(source, "train"), 32, batch=16)
     model.compile(metrics=[keras.metrics.CategoricalAccuracy(name="top1")])
     for column, context in (("top1", model.averages_in_place()), ("top1_raw", nullcontext())):
         with context:
