@@ -100,11 +100,12 @@ def report(output: Path, console: Terminal) -> None:
 def _what(reported: pd.DataFrame) -> str:
     """What was trained, in a sentence."""
     of = reported.iloc[0]
-    seeds = int(reported.groupby(["framework", "rule"]).seed.nunique().max())
-    means = f"means of {seeds} seeds at most" if seeds > 1 else "one seed"
+    seeds = reported.groupby(["framework", "rule"]).seed.nunique()
+    few, many = seeds.min(), seeds.max()
+    means = f"means of {many if few == many else f'{few} to {many}'} seeds"
     return (
         f"Network {of.network} on {of.dataset}, {of.epochs} epochs in batches of {of.batch}; after "
-        f"the last epoch, on the test images, {means}."
+        f"the last epoch, on the test images, {means if many > 1 else 'one seed'}."
     )
 
 

@@ -65,7 +65,12 @@ def test_what_is_finished_is_drawn_before_the_end(
     whole, _ = read_results(ci / "results.parquet")
     known = [c for c in whole if c not in ("seconds", "kernel", "processor", "processors", "gpu")]
     of_report = sorted(copy.glob("torch/*/*report*/*/*/checkpoint.npz"))
-    for count, each in ((8, None), (7, of_report[0]), (6, of_report[3]), (4, None)):
+    for count, means, each in (
+        (8, "means of 2 seeds.", None),
+        (7, "means of 1 to 2 seeds.", of_report[0]),
+        (6, "one seed.", of_report[3]),
+        (4, "", None),
+    ):
         if count == 7:
             each.write_bytes(each.read_bytes()[:-9])
         elif count == 6:
@@ -89,6 +94,7 @@ def test_what_is_finished_is_drawn_before_the_end(
         page = (drawn / "report.html").read_text()
         assert number in said
         assert number in page
+        assert f"on the test images, {means}" in page
         ours, _ = read_results(drawn / "results.parquet")
         assert ours.seconds.isna().all()
         order = [*CELL, "seed", "epoch"]
