@@ -87,7 +87,7 @@ EXACT, LAWS, ANY_ORDER, RELOADED, END = (
 )
 TORCH, JAX, KERAS = "torch default float64", "jax jitted float64", "keras eager float64"
 OPTIONS = Selection("test_update.py", "test_options")
-READ_TORCH = "torch_adapter/test_torch_thermometer.py"
+READ_TORCH = "torch_adapter/test_torch_thermometer"
 READ_JAX = Selection("jax_adapter/test_jax_thermometer.py", "test_it_reads_what and 5")
 LIST = Selection("test_thermometer.py", "test_the_list and numpy and float64")
 
@@ -310,7 +310,7 @@ TORCH_MUTANTS = [
         "torch._thermometer:Thermometer.read",
         "if reset:\n    self.reset()",
         "pass",
-        Selection(READ_TORCH, "test_a_window_ends"),
+        Selection(f"{READ_TORCH}_steps.py", "test_a_window_ends"),
     ),
     Mutant(
         "factor (1 + rho) / 2 dropped",
@@ -426,21 +426,21 @@ TORCH_MUTANTS = [
         "torch._thermometer:_walks",
         "param.requires_grad and not is_lazy(param) and not param.is_meta",
         "not is_lazy(param) and not param.is_meta",
-        Selection(READ_TORCH, "test_names_of_a_model or test_nothing_to_follow"),
+        Selection(f"{READ_TORCH}_follows.py", "test_names_of_a_model or test_nothing_to_follow"),
     ),
     Mutant(
         "thermometer: skipped steps counted",
         "torch._thermometer:Thermometer._finish",
         "not dynamics.was_applied(self._optimizer, self._clock, self._gradient)",
         "False",
-        Selection(READ_TORCH, "test_steps_that_the_optimizer_skips"),
+        Selection(f"{READ_TORCH}_steps.py", "test_steps_that_the_optimizer_skips"),
     ),
     Mutant(
         "thermometer: decoupled weight decay counted as displacement",
         "torch._dynamics:displacement",
         "known.settings.decay_factor if has_moved else None",
         "None",
-        Selection(READ_TORCH, "test_it_reads_what and adamw"),
+        Selection(f"{READ_TORCH}.py", "test_it_reads_what and adamw"),
     ),
     Mutant(
         "thermometer: rho of the next step",
@@ -451,7 +451,7 @@ TORCH_MUTANTS = [
         "    for x in self._optimizer.param_groups\n"
         "]\n"
         "self._measure(now)",
-        Selection(READ_TORCH, "test_it_reads_what and cool"),
+        Selection(f"{READ_TORCH}.py", "test_it_reads_what and cool"),
     ),
 ]
 JAX_MUTANTS = [

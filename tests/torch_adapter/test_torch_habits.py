@@ -1,11 +1,6 @@
-"""Habits of people: wrappers, edited groups, other checkpoints, longer runs, readings."""
+"""Habits of people: shapes, other checkpoints, wrappers, readings."""
 
 import copy
-import math
-import os
-import pickle
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_tools import through_a_file
-from exact import COOLING_LAWS, ONE_OF_LAWS
-from torch._dynamo.testing import CompileCounterWithBackend
+from habits_tools import EDITS, GOOD, run_alone, trained
 from torch_tools import (
     clock,
     displacements,
@@ -29,32 +23,6 @@ from torch_tools import (
 
 from coolmomentum import CoolingSchedule, portable
 from coolmomentum.torch import CoolMomentum, Thermometer, export_state, import_state
-
-GOOD = {"lr": 0.125, "total_steps": 10, "rho0": 0.5}
-
-
-def run_alone(*arguments, **environment):
-    """A program in a process of its own; what it printed."""
-    process = subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return process.stdout
-
-
-def trained(steps, params=None, **settings):
-    """Parameters and their optimizer after some steps."""
-    params = parameters((3,), (2, 3)) if params is None else params
-    optimizer = CoolMomentum(params, **GOOD | settings)
-    follow(params, optimizer, gradients(params, steps))
-    return params, optimizer
-
-
-# --- shapes -------------------------------------------------------------------------------------
 
 
 def test_tensors_of_other_shapes_reach_no_kernel():
@@ -76,214 +44,6 @@ def test_the_refusal_names_parameter_and_shapes():
         message = rf"the displacement of parameter {name} must have its shape, \(3, 2\): \(2, 3\)"
         with pytest.raises(ValueError, match=message):
             optimizer.load_state_dict(saved.state_dict())
-
-
-# --- keys of a group ----------------------------------------------------------------------------
-
-
-class SAM(torch.optim.Optimizer):
-    """Sharpness-aware minimisation in the layout of its public repository."""
-
-    def __init__(self, params, base_optimizer, rho=0.05, **kwargs):
-        super().__init__(params, {"rho": rho, **kwargs})
-        self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
-        self.param_groups = self.base_optimizer.param_groups
-        self.defaults.update(self.base_optimizer.defaults)
-
-    @torch.no_grad()
-    def first_step(self):
-        """Climb by rho along the gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                e = p.grad * group["rho"] / p.grad.norm()
-                p.add_(e)
-                self.state[p]["e"] = e
-
-    @torch.no_grad()
-    def second_step(self):
-        """Climb down again and step with the gradient found above."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.sub_(self.state[p]["e"])
-        self.base_optimizer.step()
-
-
-def test_sam_keeps_its_radius():
-    """A wrapper that shares the groups keeps group["rho"]; the steps are the optimizer's."""
-    params, twins = parameters((3,), (2, 3)), parameters((3,), (2, 3))
-    sam, alone = SAM(params, CoolMomentum, **GOOD), CoolMomentum(twins, **GOOD)
-    for first, second in zip(gradients(params, 6), gradients(params, 12)[6:], strict=True):
-        for p, g in zip(params, first, strict=True):
-            p.grad = g.clone()
-        sam.first_step()
-        for p, g in zip(params, second, strict=True):
-            p.grad = g.clone()
-        sam.second_step()
-        follow(twins, alone, [second])
-        assert [group["rho"] for group in sam.param_groups] == [0.05]
-    assert sam.base_optimizer.rho == alone.rho == CoolingSchedule(10, 0.5)(6)
-    # Each step climbs and comes back: two roundings of numbers below 4.
-    for p, twin in zip(params, twins, strict=True):
-        torch.testing.assert_close(p, twin, rtol=0, atol=6 * 2 * 4 * 2**-53)
-    again = SAM(parameters((3,), (2, 3)), CoolMomentum, **GOOD)
-    again.load_state_dict(sam.state_dict())
-    again.base_optimizer.param_groups = again.param_groups  # as its repository does
-    assert again.base_optimizer.rho == alone.rho
-
-
-def test_sam_of_pytorch_optimizer():
-    """The real package: its radius stays, the clock counts its steps."""
-    pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
-    params = parameters((3,), (2, 3))
-    sam = pytorch_optimizer.SAM(params, CoolMomentum, rho=0.05, **GOOD)
-    for n in range(4):
-        for _ in range(2):
-            for p in params:
-                p.grad = p.detach() * (n + 1)
-            if n % 2:
-                sam.step(closure=lambda: sum((p**2).sum() for p in params).backward())
-                break
-            (sam.second_step if _ else sam.first_step)(zero_grad=False)
-    assert [group["rho"] for group in sam.param_groups] == [0.05]
-    assert clock(sam.base_optimizer) == 4
-
-
-def test_schedule_free_wrapper_of_pytorch_optimizer():
-    """The real wrapper counts in its own way and steps the optimizer; the clock is ours alone."""
-    pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
-    params = parameters((3,), (2, 3))
-    optimizer = CoolMomentum(params, **GOOD)
-    wrapper = pytorch_optimizer.ScheduleFreeWrapper(optimizer)
-    wrapper.train()
-    for n in range(4):
-        for p in params:
-            p.grad = p.detach() * (n + 1)
-        wrapper.step()
-    assert clock(optimizer) == 4
-    assert optimizer.rho == CoolingSchedule(10, 0.5)(4)
-
-
-def test_a_step_key_of_the_user_is_the_user_s():
-    """Whatever a group holds under step, rho or last_lr is left alone and does not count."""
-    (w,) = parameters((3,))
-    own = {"step": 7, "rho": 0.05, "last_lr": "mine"}
-    optimizer = CoolMomentum([{"params": [w]} | own], **GOOD)
-    for n in range(3):
-        follow([w], optimizer, gradients([w], 1))
-        optimizer.param_groups[0]["step"] += 1  # as fused optimizers and wrappers count
-        assert clock(optimizer) == n + 1
-    assert {name: optimizer.param_groups[0][name] for name in own} == own | {"step": 10}
-    assert optimizer.state_dict()["param_groups"][0]["rho"] == 0.05
-
-
-def test_groups_of_another_optimizer_begin_anew():
-    """The clock of old groups stays theirs; their settings come along, as everywhere in torch."""
-    params, old = trained(4)
-    new = CoolMomentum(old.param_groups, total_steps=99)
-    assert (clock(new), clock(old), new.rho) == (0, 4, 0.5)
-    follow(params, new, gradients(params, 2))
-    assert (clock(new), clock(old)) == (2, 4)
-    new.add_param_group({"params": parameters((5,)), **_without_params(old.param_groups[0])})
-    assert clock(new) == 2
-
-
-def _without_params(group):
-    return {name: value for name, value in group.items() if name != "params"}
-
-
-def test_groups_that_are_cleared_and_added_keep_the_clock():
-    """param_groups.clear() and add_param_group, as for unfreezing, go on at the same step."""
-    params, optimizer = trained(4)
-    saved = through_a_file(optimizer.state_dict())
-    resumed = CoolMomentum(parameters((3,), (2, 3)), **GOOD)
-    resumed.load_state_dict(saved)
-    for each in (optimizer, resumed):
-        kept = each.param_groups[0]["params"]
-        each.param_groups.clear()
-        each.add_param_group({"params": kept})
-        assert (clock(each), each.rho) == (4, CoolingSchedule(10, 0.5)(4))
-    follow(params, optimizer, gradients(params, 1))
-    assert clock(optimizer) == 5
-
-
-def test_rho_is_a_float_or_one_for_each_group():
-    """A list only where groups differ."""
-    a, b = parameters((3,), (3,))
-    assert CoolMomentum([{"params": [a]}, {"params": [b]}], **GOOD).rho == 0.5
-    groups = [{"params": [a]}, {"params": [b], "rho0": 0.75}]
-    assert CoolMomentum(groups, **GOOD).rho == [0.5, 0.75]
-
-
-# --- groups that are edited by hand -------------------------------------------------------------
-
-EDITS = [
-    ({"law": "cos"}, ValueError, f"{ONE_OF_LAWS}: 'cos'"),
-    ({"total_steps": 40.0}, TypeError, "total_steps must be an integer: 40.0"),
-    ({"total_steps": 0}, ValueError, "total_steps must be >= 1: 0"),
-    ({"rho0": 1.5}, ValueError, r"rho0 must be in \[0, 1\): 1.5"),
-    ({"warmup_steps": 10}, ValueError, "warmup_steps must be < total_steps = 10: 10"),
-    ({"hold_steps": -1}, ValueError, "hold_steps must be >= 0: -1"),
-    ({"schedule": "linear"}, TypeError, "schedule must be a CoolingSchedule or a function"),
-    ({"schedule": lambda n: 2.0}, ValueError, r"schedule\(0\) must be in \[-1, 1\): 2.0"),
-    ({"cooling_step": -1}, ValueError, "cooling_step must be >= 0: -1"),
-    ({"cooling_step": 2.7}, TypeError, "cooling_step must be an integer: 2.7"),
-    ({"cooling_step": True}, TypeError, "cooling_step must be an integer: True"),
-    ({"cooling_step": torch.tensor([1, 2])}, TypeError, "cooling_step must be an integer"),
-    ({"total_steps": None}, TypeError, "total_steps is required"),
-    ({"rho0": torch.tensor(0.5)}, TypeError, "rho0 must be a Python number"),
-    ({"lr": -1.0}, ValueError, "lr must be finite and >= 0: -1.0"),
-    ({"lr": math.nan}, ValueError, "lr must be finite and >= 0: nan"),
-    ({"lr": "0.1"}, TypeError, "lr must be a real number: '0.1'"),
-    ({"weight_decay": -0.5}, ValueError, "weight_decay must be finite and >= 0: -0.5"),
-    ({"maximize": 1}, TypeError, "maximize must be True or False: 1"),
-    ({"displacement_dtype": torch.float16}, ValueError, "displacement_dtype must be torch.float32"),
-]
-
-
-@path
-@pytest.mark.parametrize(("edit", "error", "message"), EDITS, ids=[str(*e[0]) for e in EDITS])
-def test_a_bad_edit_fails_in_the_words_of_the_constructor(path, edit, error, message):
-    """Before the next step has changed anything; mended, the run goes on."""
-    params, optimizer = trained(2, **path)
-    group, before = optimizer.param_groups[0], [p.detach().clone() for p in params]
-    good = {name: group[name] for name in edit}
-    group.update(edit)
-    for call in (optimizer.step, lambda: optimizer.rho):
-        with pytest.raises(error, match=f"^{message}"):
-            call()
-    assert same([p.detach() for p in params], before)
-    group.update(good)
-    follow(params, optimizer, gradients(params, 1))
-    assert clock(optimizer) == 3
-
-
-def test_a_good_edit_acts_on_the_next_step():
-    """NumPy numbers too, which become plain ones; a schedule replaces the numbers."""
-    params, optimizer = trained(2)
-    group = optimizer.param_groups[0]
-    group["total_steps"] = np.int64(20)
-    assert optimizer.rho == CoolingSchedule(20, 0.5)(2)
-    follow(params, optimizer, gradients(params, 1))
-    assert (type(group["total_steps"]), group["cooling_rho"]) == (int, CoolingSchedule(20, 0.5)(3))
-    group["schedule"] = CoolingSchedule(30, 0.25, "linear")
-    follow(params, optimizer, gradients(params, 1))
-    assert group["cooling_rho"] == CoolingSchedule(30, 0.25, "linear")(4)
-    assert (group["total_steps"], group["law"], group["schedule"]) == (30, "linear", None)
-    group["schedule"] = lambda n: 0.125
-    assert optimizer.rho == 0.125
-
-
-def test_a_key_that_is_gone_is_the_constructor_s_again():
-    """No bare KeyError."""
-    params, optimizer = trained(2)
-    for name in ("law", "hold_steps", "fused", "maximize"):
-        del optimizer.param_groups[0][name]
-    follow(params, optimizer, gradients(params, 1))
-    assert optimizer.param_groups[0]["law"] == "paper"
-    assert clock(optimizer) == 3
-
-
-# --- checkpoints --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -330,165 +90,6 @@ def test_a_checkpoint_with_bad_settings_is_refused(edit):
     torch.testing.assert_close(now["state"], before["state"], rtol=0, atol=0)
     follow(params, optimizer, gradients(params, 1))
     assert clock(optimizer) == 4
-
-
-@pytest.mark.parametrize("law", COOLING_LAWS)
-def test_extend_is_the_longer_run(law):
-    """After extend every step is that of a run of the new length, bit for bit."""
-    params = parameters((3,), (2, 3))
-    grads = gradients(params, 20)
-    optimizer = CoolMomentum(params, **GOOD, law=law)
-    follow(params, optimizer, grads[:10])
-    assert optimizer.rho == 0
-    longer = copy.deepcopy((params, optimizer))
-    longer[1].param_groups[0]["total_steps"] = 20  # what the longer run has
-    optimizer.extend(20)
-    assert optimizer.rho == optimizer.param_groups[0]["cooling_rho"]
-    assert optimizer.rho == CoolingSchedule(20, 0.5, law)(10)
-    for each in ((params, optimizer), longer):
-        follow(*each, grads[10:])
-    assert same(params, longer[0])
-    assert optimizer.rho == 0
-    optimizer.add_param_group({"params": parameters((4,))})
-    assert optimizer.param_groups[1]["total_steps"] == 20
-
-
-def test_extend_after_loading():
-    """A fresh optimizer with the longer total_steps, a shorter checkpoint, then extend."""
-    params, optimizer = trained(10)
-    resumed = CoolMomentum(params, **GOOD | {"total_steps": 40})
-    with pytest.warns(UserWarning, match="total_steps=10 replaces 40"):
-        resumed.load_state_dict(optimizer.state_dict())
-    resumed.extend(40)
-    assert resumed.rho == CoolingSchedule(40, 0.5)(10)
-
-
-@pytest.mark.parametrize(
-    ("settings", "total_steps", "error", "message"),
-    [
-        ({}, 4.0, TypeError, "total_steps must be an integer: 4.0"),
-        ({}, 0, ValueError, "total_steps must be >= 1: 0"),
-        ({}, 3, ValueError, "total_steps must be >= the 4 steps taken: 3"),
-        ({"hold_steps": 6}, 6, ValueError, "hold_steps must be < total_steps = 6: 6"),
-        ({"warmup_steps": 6}, 5, ValueError, "warmup_steps must be < total_steps = 5: 6"),
-        ({"capturable": True}, 20, RuntimeError, "extend is not for capturable=True"),
-    ],
-)
-def test_extend_refuses(settings, total_steps, error, message):
-    """What cannot be, in one line; nothing has been changed."""
-    _, optimizer = trained(4, **settings)
-    before = copy.deepcopy(optimizer.state_dict()["param_groups"])
-    with pytest.raises(error, match=f"^{message}"):
-        optimizer.extend(total_steps)
-    assert optimizer.state_dict()["param_groups"] == before
-    assert optimizer.defaults["total_steps"] == 10
-
-
-def test_extend_refuses_a_schedule_of_one_s_own():
-    """A function of the step has no length; of two groups neither is changed."""
-    a, b = parameters((3,), (3,))
-    optimizer = CoolMomentum([{"params": [a]}, {"params": [b], "schedule": lambda n: 0.5}], **GOOD)
-    with pytest.raises(TypeError, match=r"^extend is for a run that cools by total_steps"):
-        optimizer.extend(20)
-    assert optimizer.param_groups[0]["total_steps"] == 10
-
-
-def test_a_compiled_step_is_extended_with_one_compilation():
-    """torch.compile compiles once more, and the steps are those of the eager run."""
-    params, twins = (parameters((3,), (2, 3), dtype=torch.float32) for _ in "ab")
-    optimizer, eager = CoolMomentum(params, **GOOD), CoolMomentum(twins, **GOOD)
-    counter = CompileCounterWithBackend("aot_eager")
-    step = torch.compile(optimizer.step, backend=counter, fullgraph=True)
-    frames = []
-    for n, grads in enumerate(gradients(params, 16)):
-        if n == 8:
-            frames.append(counter.frame_count)
-            optimizer.extend(16)
-            eager.extend(16)
-        for p, g in zip(params, grads, strict=True):
-            p.grad = g
-        step()
-        follow(twins, eager, [grads])
-        assert optimizer.rho == pytest.approx(eager.rho, abs=1e-7)
-    assert counter.frame_count <= frames[0] + 1
-    for p, twin in zip(params, twins, strict=True):
-        # 16 steps of six roundings of numbers below 4, as in test_torch_tools.assert_rounded.
-        torch.testing.assert_close(p, twin, rtol=0, atol=6 * 16 * 4 * 2**-23)
-
-
-def test_the_clock_past_the_end_warns_once():
-    """At more than 5 % past total_steps, with the way out; a copy of the run may say it again."""
-    params = parameters((3,))
-    optimizer = CoolMomentum(params, **GOOD | {"total_steps": 40})
-    grads = gradients(params, 50)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        follow(params, optimizer, grads[:42])
-    with pytest.warns(UserWarning, match=r"^43 steps are more than 5 % past ") as caught:
-        follow(params, optimizer, grads[42:])
-    assert len(caught) == 1
-    message = str(caught[0].message)
-    assert message.startswith("43 steps are more than 5 % past total_steps=40, when rho came to 0.")
-    assert "optimizer.extend(total_steps)" in message
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"law": "constant", "rho0": 0.5},
-        {"law": "constant", "total_steps": 4},
-        {"schedule": math.cos},
-    ],
-    ids=["endless", "constant", "callable"],
-)
-def test_what_has_no_end_does_not_warn(settings):
-    """The constant law, with or without total_steps, and functions of the step."""
-    params = parameters((3,))
-    settings = {"schedule": lambda n: 0.5} if "schedule" in settings else settings
-    optimizer = CoolMomentum(params, 0.125, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        follow(params, optimizer, gradients(params, 20))
-    assert clock(optimizer) == 20
-
-
-def test_a_constant_law_needs_no_end():
-    """It goes through a checkpoint as numbers, and may be given an end and a law later."""
-    params = parameters((3,))
-    optimizer = CoolMomentum(params, 0.125, law="constant", rho0=0.5)
-    follow(params, optimizer, gradients(params, 3))
-    saved = through_a_file(optimizer.state_dict())
-    assert (saved["param_groups"][0]["total_steps"], saved["param_groups"][0]["schedule"]) == (
-        None,
-        None,
-    )
-    resumed = CoolMomentum(parameters((3,)), 0.125, law="constant", rho0=0.5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        resumed.load_state_dict(saved)
-    assert (clock(resumed), resumed.rho) == (3, 0.5)
-    resumed.param_groups[0].update(law="linear", hold_steps=3, total_steps=7)
-    assert resumed.rho == 0.5
-    follow(resumed.param_groups[0]["params"], resumed, gradients(parameters((3,)), 4))
-    assert resumed.rho == 0
-
-
-@path
-def test_held_then_cooled_is_the_uninterrupted_run(path):
-    """Held by the constant law, saved, told to cool at step 5: bit for bit hold_steps=5."""
-    whole, held = parameters((3,), (2, 3)), parameters((3,), (2, 3))
-    grads = gradients(whole, 12)
-    settings = {"lr": 0.125, "rho0": 0.75, **path}
-    optimizer = CoolMomentum(whole, total_steps=12, hold_steps=5, law="linear", **settings)
-    follow(whole, optimizer, grads)
-    first = CoolMomentum(held, law="constant", **settings)
-    follow(held, first, grads[:5])
-    branched = CoolMomentum(held, law="constant", **settings)
-    branched.load_state_dict(through_a_file(first.state_dict()))
-    branched.param_groups[0].update(law="linear", hold_steps=5, total_steps=12)
-    follow(held, branched, grads[5:])
-    assert same(held, whole)
-    assert same(displacements(held, branched), displacements(whole, optimizer))
 
 
 def test_state_of_others_is_no_obstacle():
@@ -596,9 +197,6 @@ def test_the_default_dtype_does_not_switch_paths_off(default):
     assert float(temperature) == pytest.approx(0.95**2, rel=2**-22)
 
 
-# --- temperatures -------------------------------------------------------------------------------
-
-
 @path
 def test_the_temperature_is_of_what_the_last_step_moved(path):
     """A parameter without a gradient did not move: 0.5, not 5000.5; both readings agree."""
@@ -663,37 +261,6 @@ def test_a_wrapper_that_poses_as_the_class_reads_edited_groups():
     assert float(wrapper.temperature()) == 0
     wrapper.extend(40)
     assert optimizer.param_groups[0]["total_steps"] == optimizer.defaults["total_steps"] == 40
-
-
-def test_groups_that_are_replaced_keep_the_clock():
-    """A list of new dicts, in the optimizer itself, in a deep copy and after import_state."""
-    for change in (lambda o: o, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))):
-        params, optimizer = change(trained(4))
-        optimizer.param_groups = [{"params": params, "lr": 0.125}]
-        assert optimizer.rho == CoolingSchedule(10, 0.5)(4)
-        follow(params, optimizer, gradients(params, 1))
-        assert clock(optimizer) == 5
-        again, twin = copy.deepcopy((params, optimizer))
-        twin.param_groups.clear()
-        twin.add_param_group({"params": again})
-        assert clock(twin) == 5
-
-
-def test_an_edit_counts_before_the_next_step():
-    """In the checkpoint, for extend and for a copy; so does a group without our keys."""
-    _, optimizer = trained(2)
-    optimizer.param_groups[0]["schedule"] = CoolingSchedule(30, 0.25, "linear")
-    twin = copy.deepcopy(optimizer)
-    saved = optimizer.state_dict()["param_groups"][0]
-    assert (saved["schedule"], saved["total_steps"], saved["law"]) == (None, 30, "linear")
-    assert twin.rho == optimizer.rho
-    twin.extend(60)
-    assert twin.rho == CoolingSchedule(60, 0.25, "linear")(2)
-    del optimizer.param_groups[0]["cooling_idle"]
-    optimizer.param_groups[0]["cooling_step"] = 5
-    assert float(optimizer.temperature()) >= 0
-    optimizer.add_param_group({"params": parameters((4,))})
-    assert clock(optimizer) == 5
 
 
 @pytest.mark.parametrize(
@@ -768,21 +335,6 @@ def test_labels_are_unique_whatever_the_names():
     follow([a, b, c], optimizer, [[torch.full((1,), 2.0 * n) for n in (1, 2, 3)]])
     assert sorted(map(float, optimizer.temperatures().values())) == [1.0, 4.0, 9.0]
     assert len(optimizer.temperatures()) == 3
-
-
-def test_the_warning_of_the_end_names_the_group_and_the_caller():
-    """The group that is past its end, and the line that called step, through a scheduler too."""
-    a, b = parameters((3,), (3,))
-    groups = [{"params": [a], "total_steps": 100}, {"params": [b], "total_steps": 2}]
-    optimizer = CoolMomentum(groups, lr=0.1)
-    torch.optim.lr_scheduler.StepLR(optimizer, 5)
-    a.grad = b.grad = torch.ones(3, dtype=torch.float64)
-    optimizer.step()
-    optimizer.step()
-    message = r"^3 steps are more than 5 % past total_steps=2,"
-    with pytest.warns(UserWarning, match=message) as caught:
-        optimizer.step()
-    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_negated_and_conjugated_parameters_are_moved():
