@@ -1,12 +1,15 @@
 """Walks on k x**2 / 2 at rest: exact moments of their displacements, and points that have them.
 
-The numbers are those of the Lyapunov equation, which test_thermometer.py solves by SciPy as well.
+The numbers are those of the Lyapunov equation, which ``stationary`` solves by SciPy.
 """
 
 import math
 from fractions import Fraction as F  # noqa: N817  # stands in every other expression
 
 import numpy as np
+from frameworks import framework
+
+linalg = framework("scipy.linalg")
 
 # White noise of Eq. 17: (rho, dt**2, k, T) -> T by Eq. 22, correlation of successive displacements.
 WHITE = [
@@ -31,6 +34,11 @@ VARIANCES = [
 ]
 
 
+def stationary(matrix, noise):
+    """Covariance of ``z -> matrix z + noise xi`` at rest, by SciPy's Lyapunov solver."""
+    return linalg.solve_discrete_lyapunov(np.array(matrix), np.outer(noise, noise))
+
+
 def two_points(variance, covariance):
     """Successive displacements of two coordinates that have exactly these moments on the average.
 
@@ -39,3 +47,8 @@ def two_points(variance, covariance):
     """
     root = np.linalg.cholesky([[variance, covariance], [covariance, variance]]) * math.sqrt(2)
     return root[0], root[1]
+
+
+def squares_and_products(now, before, product):
+    """The table of parameters whose masses are 1."""
+    return np.array([now, before, product] * 2, dtype=np.asarray(now).dtype)

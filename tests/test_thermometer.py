@@ -1,12 +1,10 @@
-"""The core of every thermometer: readings of exact ensembles, freeze-out, pooling, windows."""
+"""The core of every thermometer: readings of exact ensembles, and their pooling."""
 
 import math
-import re
-from fractions import Fraction as F  # noqa: N817  # stands in every other expression
 
 import numpy as np
 import pytest
-from ensembles import AVERAGED, VARIANCES, WHITE, two_points
+from ensembles import AVERAGED, VARIANCES, WHITE, squares_and_products, stationary, two_points
 from exact import U32, U64
 from frameworks import framework
 from hypothesis import given, settings
@@ -15,28 +13,18 @@ from libraries import libraries
 
 from coolmomentum.thermometer import (
     COUNTS,
-    EVERY,
-    FIRST,
     READINGS,
-    SPAN,
-    SUMS,
     Dynamics,
     Layout,
     Sampling,
     Window,
-    adagrad,
-    adam,
     known,
     moments,
     report,
-    rms_mass,
-    rmsprop,
-    sgd,
     why_unmeasured,
 )
 
 jax, jnp = framework("jax"), framework("jax.numpy")
-linalg = framework("scipy.linalg")
 ONE = Layout.of(["w"], [2])  # a parameter of two coordinates
 
 
@@ -50,11 +38,6 @@ def library(request):
 
 
 # --- exact ensembles ------------------------------------------------------------------------------
-
-
-def stationary(matrix, noise):
-    """Covariance of ``z -> matrix z + noise xi`` at rest, by SciPy's Lyapunov solver."""
-    return linalg.solve_discrete_lyapunov(np.array(matrix), np.outer(noise, noise))
 
 
 def white(rho, eta, k, variance):
@@ -97,11 +80,6 @@ def on_host(window):
     rows, columns = window.sums.shape
     sums = [[float(window.sums[i, j]) for j in range(columns)] for i in range(rows)]
     return Window(np.array(sums), np.asarray(window.counts))
-
-
-def squares_and_products(now, before, product):
-    """The table of parameters whose masses are 1."""
-    return np.array([now, before, product] * 2, dtype=np.asarray(now).dtype)
 
 
 # Roundings: of each number, its square, 2 sums, some 8 in the formulas; the differences of like
@@ -312,136 +290,6 @@ def test_a_step_before_that_was_not_seen():
         }
 
 
-# --- the freeze-out meter -------------------------------------------------------------------------
-
-fractions = st.fractions(-2, 2, max_denominator=8)
-
-
-@settings(max_examples=40)
-@given(
-    rho=st.fractions(F(-7, 8), F(7, 8), max_denominator=8),
-    eta=fractions,
-    v=fractions,
-    gradients=st.lists(fractions, min_size=1, max_size=6),
-)
-def test_the_identity_of_a_span(rho, eta, v, gradients):
-    """Restoring is 2 eta sum y_n g_n, whatever the gradients are: six steps of numbers below 20."""
-    y, work, diffusive, window = 0.0, 0.0, 0.0, Window.empty(np.zeros(2))
-    layout, how = Layout.of(["x"], [1]), Dynamics(float(rho), 1.0)
-    eta, v = float(eta), float(v)
-    for g in gradients:
-        work += 2 * eta * y * float(g)
-        before, v = v, how.rho * v - eta * float(g)
-        y += v
-        diffusive += (1 + how.rho) * v * v
-        table = moments([np.array([v])], [np.array([before])], path=[np.array([y])])
-        window = window.step().add(table, layout, how)
-    window = window.end_span(table, layout, how.rho)
-    meter = dict(zip(SUMS, window.sums[:, -1], strict=True))
-    assert meter["restoring"] == pytest.approx(work, rel=0, abs=1e-12)
-    assert meter["diffusive"] == pytest.approx(diffusive, rel=1e-12)
-    assert window.counts.tolist()[-3:] == [1, 0, 0]
-
-
-def walk(kind, *, rho=0.9, dt2=0.1, every=1, span=20, spans=30, rows=300, size=20, seed=0):
-    """Readings of many independent walks: a row for each, all with the same settings.
-
-    Confined by k = 4, free, or drifting by a gradient of three tenths of the noise.
-    """
-    k, drift = {"confined": (4.0, 0.0), "free": (0.0, 0.0), "drift": (0.0, 0.3)}[kind]
-    random, eta = np.random.default_rng(seed), dt2 * (1 + rho) / 2
-    x = np.zeros((rows, size))
-    v, start = x.copy(), x.copy()
-    layout, how = Layout.of(range(rows), (size,) * rows), Dynamics(rho, dt2)
-    window = Window.empty(np.zeros(rows + 1))
-    for n in range(-5 * span, spans * span):
-        before = v
-        v = rho * v - eta * (k * x + drift + random.standard_normal(x.shape))
-        x = x + v
-        if n == -1:
-            start = x
-        if n < 0:
-            continue
-        window = window.step()
-        if (n + 1) % every == 0:
-            pair = [np.sum(part, axis=1) for part in (v * v, before * before, v * before)]
-            window = window.add(squares_and_products(*pair), layout, how)
-        if (n + 1) % span == 0:
-            y = x - start
-            path = np.array([np.sum(y * y, axis=1), np.sum(y * v, axis=1)])
-            window, start = window.end_span(path, layout, rho), x
-    return {name: x[:-1] for name, x in window.readings(layout).items()}
-
-
-@pytest.fixture(scope="module")
-def walks():
-    """Walks of each kind, all steps measured and one in five."""
-    return {
-        (kind, k): walk(kind, every=k) for kind in ("confined", "free", "drift") for k in (1, 5)
-    }
-
-
-def confined_freeze_out(rho, dt2, k, span):
-    """Its expected numerator and denominator, from the stationary covariance of one coordinate."""
-    eta = dt2 * (1 + rho) / 2
-    step = np.array([[1 - eta * k, rho], [-eta * k, rho]])
-    moments = stationary(step, eta * np.ones(2))
-    later = np.linalg.matrix_power(step, span) @ moments  # <z_W z_0>
-    distance = 2 * (moments[0, 0] - later[0, 0])
-    overlap = moments[0, 1] - later[1, 0]
-    walked = (1 + rho) * span * moments[1, 1]
-    return 1 - ((1 - rho) * distance + 2 * rho * overlap) / walked
-
-
-@pytest.mark.parametrize("every", [1, 5])
-@pytest.mark.parametrize("kind", ["confined", "free", "drift"])
-def test_the_freeze_out_meter(kind, every, walks):
-    """1 less an end effect where the walk is confined, 0 where it is free, below 0 in a drift.
-
-    The means over 300 walks are within four of their standard errors (and the bias of a ratio of
-    two means of 30, at most some 1/30 of the standard error of one walk).
-    """
-    reading = walks[kind, every]
-    mean, scatter = reading["freeze_out"].mean(), reading["freeze_out"].std()
-    allowed = scatter * (4 / math.sqrt(300) + 1 / 30)
-    if kind == "drift":
-        assert mean < -10 * allowed
-    else:
-        expected = confined_freeze_out(0.9, 0.1, 4.0, 20) if kind == "confined" else 0.0
-        assert mean == pytest.approx(expected, abs=allowed)
-
-
-@pytest.mark.parametrize("every", [1, 5])
-@pytest.mark.parametrize("kind", ["confined", "free", "drift"])
-def test_its_standard_error(kind, every, walks):
-    """The error that a walk reports is the scatter between walks.
-
-    That scatter is known to 1/sqrt(2 * 300) = 4 per cent, four of which are allowed, and an error
-    from 30 spans is some 2 per cent small.
-    """
-    reading = walks[kind, every]
-    reported = math.sqrt((reading["freeze_out_error"] ** 2).mean())
-    assert reported / reading["freeze_out"].std() == pytest.approx(1, abs=0.18)
-
-
-@pytest.mark.parametrize("every", [1, 5])
-def test_the_drift_flag(every, walks):
-    """On in a drift; off where the walk is free, but for three in a thousand, or confined."""
-    assert walks["drift", every]["drift"].mean() > 0.95
-    assert walks["free", every]["drift"].sum() <= 3
-    assert walks["confined", every]["drift"].sum() == 0
-
-
-@pytest.mark.parametrize("name", ["temperature", "three_point_temperature", "curvature"])
-def test_one_step_in_five_is_unbiased(name, walks):
-    """The mean over the walks is that of all steps, within four standard errors of both."""
-    every, all_steps = (walks["confined", k][name] for k in (5, 1))
-    error = math.sqrt((every.var() + all_steps.var()) / 300)
-    assert every.mean() == pytest.approx(all_steps.mean(), abs=4 * error)
-
-
-# --- pooling --------------------------------------------------------------------------------------
-
 steps = st.lists(
     st.tuples(*2 * [st.lists(st.floats(-1e3, 1e3, width=32), min_size=6, max_size=6)]),
     min_size=1,
@@ -506,165 +354,3 @@ def test_groups_and_parameters_have_their_own_columns(paths, library):
         np.testing.assert_allclose(got, values, rtol=8 * U32)
     assert report(window, layout, "group")[paths[1]]["temperature"] == 2
     assert [*report(window, layout, "parameter")] == [*layout.parameters]
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("labels", "unique"),
-    [
-        (["w", "b", "w", "b"], ("w", "b", "w#2", "b#2")),
-        (["w", "w", "w#2", "w"], ("w", "w#3", "w#2", "w#4")),
-        ([0, "0", 0], (0, "0", "0#2")),
-        (["0#2", 0, 0], ("0#2", 0, "0#3")),
-    ],
-)
-def test_equal_names_lose_no_rows(labels, unique):
-    """The later ones of equal names get a number, and never the name of another."""
-    assert Layout.of(labels, [1] * len(labels)).parameters == unique
-    assert Layout.from_groups([(x, [("w", 1)]) for x in labels]).groups == unique
-
-
-def test_paths_that_come_again():
-    """Two nets of equal layers are different groups, and so are nodes whose names collide."""
-    net = [("fc", "kernel"), ("fc", "bias")]
-    twins = Layout.from_paths(net + net, [2, 1, 2, 1])
-    assert twins.members == ((0, 1), (2, 3))
-    assert twins.groups == ("fc", "fc#2")
-    assert twins.parameters == ("fc/kernel", "fc/bias", "fc/kernel#2", "fc/bias#2")
-    joined = Layout.from_paths([("a/b",), ("a", "b"), ("a", "c")], [1, 1, 1])
-    assert joined.parameters == ("a/b", "a/b#2", "a/c")
-    assert joined.groups == ("", "a")
-
-
-def test_many_equal_names_take_no_time():
-    """Not the square of their number: 200,000 would then take hours."""
-    names = Layout.of(["w"] * 200_000, [1] * 200_000).parameters
-    assert len(set(names)) == 200_000
-    assert names[-1] == "w#200000"
-
-
-# --- windows --------------------------------------------------------------------------------------
-
-
-def test_the_next_window_keeps_the_span():
-    """A new window starts empty, but the span that has begun goes on across it."""
-    layout, how, table = Layout.of(["x"], [1]), Dynamics(0.5, 1.0), np.ones((8, 1))
-    window = Window.empty(np.zeros(2)).step().add(table, layout, how)
-    after = window.next()
-    assert after.counts.tolist() == [0, 0, 0, 0, 0, 1, 1]
-    ends = [w.step().add(table, layout, how).end_span(table, layout, 0.5) for w in (window, after)]
-    row = SUMS.index("restoring")
-    assert ends[0].sums[row, -1] == ends[1].sums[row, -1] == 1.5 * 2 - 0.5 - 1
-    assert dict(zip(COUNTS, ends[1].counts, strict=True)) == dict.fromkeys(COUNTS, 0) | {
-        "steps": 1,
-        "represented": 1,
-        "represented_pairs": 1,
-        "pairs": 1,
-        "spans": 1,
-    }
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_a_window_is_a_scan_carry(strict):
-    """Steps may be added inside lax.scan with int32 counts, whatever promotes to what."""
-    data = jnp.asarray([[[1.0, 0.0], [1.0, 2.0]], [[1.0, 2.0], [0.0, 1.0]]])
-    sampling = Sampling(2, 2)
-
-    def body(carry, pair):
-        window, n = carry
-        table = moments([pair[1]], [pair[0]], [jnp.ones(2)], path=[pair[1]])
-        weight, flag = sampling.weight(n), sampling.measures(n) & (n > 0)
-        window = window.step().add(
-            table, ONE, Dynamics(0.0, 1.0), weight=weight, paired=flag, applied=flag
-        )
-        return (window.end_span(table, ONE, 0.0, applied=sampling.ends_span(n)), n + 1), None
-
-    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
-        empty = Window(jnp.zeros((len(SUMS), 2)), jnp.zeros(len(COUNTS), jnp.int32))
-        (window, _), _ = jax.lax.scan(body, (empty, jnp.asarray(1)), data)
-        window = jax.jit(lambda window: window.step().next().step(1))(window)
-        assert window.counts.dtype == "int32"
-        assert window.counts.tolist() == [1, 0, 0, 0, 0, 2, 0]
-        (window, _), _ = jax.lax.scan(body, (empty, jnp.asarray(1)), data)
-    reading = report(window, ONE)
-    assert (reading["steps"], reading["temperature"]) == (2, 1.5)
-
-
-# --- sampling -------------------------------------------------------------------------------------
-
-
-def test_each_of_the_first_ten_steps_is_measured():
-    """Then one in every; spans begin and end where they did, and weights add up to the steps."""
-    for every in (1, 3, 7, 10, 15, 25):
-        sampling = Sampling(every, 4 * every)
-        steps = range(1, 12 * every + 1)
-        measured = [n for n in steps if sampling.measures(n)]
-        assert measured == [n for n in steps if n <= 10 or n % every == 0]
-        assert all(sampling.measures(n + 1) == sampling.precedes(n) for n in range(40))
-        for last in measured:
-            assert sum(sampling.weight(n) for n in measured if n <= last) == last
-        span = sampling.span
-        assert [n for n in steps if sampling.ends_span(n)] == [span, 2 * span, 3 * span]
-        assert [n for n in steps if sampling.begins_span(n)] == [1, span + 1, 2 * span + 1]
-
-
-def test_traced_steps_are_sampled_alike():
-    """Inside jit the answers are those of Python's integers."""
-    sampling, steps = Sampling(3, 6), range(1, 40)
-
-    def ask(n):
-        asked = sampling.measures, sampling.precedes, sampling.begins_span, sampling.ends_span
-        return *(f(n) for f in asked), sampling.weight(n)
-
-    traced = jax.jit(jax.vmap(ask))(jnp.arange(1, 40))
-    for got, expected in zip(traced, zip(*map(ask, steps), strict=True), strict=True):
-        assert got.tolist() == [*expected]
-
-
-def test_the_first_steps_do_not_count_more():
-    """A window from the start on has the mean of the steps, as far as one in ten shows it."""
-    sampling, window = Sampling(10, 10), Window.empty(np.zeros(2))
-    for n in range(1, 101):
-        window = window.step()
-        if sampling.measures(n):
-            dx = [np.full(2, 3.0 if n <= 10 else 1.0)]
-            window = window.add(moments(dx, dx), ONE, Dynamics(), weight=sampling.weight(n))
-    assert report(window, ONE)["rescaled_temperature"] == (10 * 9 + 90 * 1) / 100
-
-
-# --- dynamics -------------------------------------------------------------------------------------
-
-
-def test_the_dynamics_of_the_optimizers():
-    """From the settings; of a momentum that is none nothing is known."""
-    assert sgd(0.1, 0.9, 0.5) == Dynamics(0.9, pytest.approx(2 * 0.1 * 0.5 / 1.9))
-    assert sgd(0.1, 0.0, 0.5) == sgd(0.1) == adagrad(0.1) == rmsprop(0.1) == Dynamics(0.0, 0.2)
-    assert rmsprop(0.1, 0.5) == Dynamics(0.5, pytest.approx(0.2 / 1.5))
-    assert adam(0.1, 0.9) == Dynamics(0.9, pytest.approx(2 * 0.1 * 0.1 / 1.9))
-    assert sgd(0.1, 1.0) == adam(0.1, 1.0) == rmsprop(0.1, -0.5) == Dynamics(None, None)
-    np.testing.assert_array_equal(rms_mass(np.array([25.0]), 1.0, np.array([3.0])), [5.0])
-
-
-@pytest.mark.parametrize(
-    ("every", "span", "error", "message"),
-    [
-        (0, 100, ValueError, "every must be >= 1: 0"),
-        (10, 5, ValueError, "span must be a multiple of every, 10: 5"),
-        (10, 25, ValueError, "span must be a multiple of every, 10: 25"),
-        (1.0, 100, TypeError, "every must be an integer: 1.0"),
-        (1, True, TypeError, "span must be an integer: True"),
-    ],
-)
-def test_intervals_are_checked(every, span, error, message):
-    """The message has the argument, the rule and the value."""
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        Sampling(every, span)
-
-
-def test_the_defaults_are_intervals():
-    """One step in ten, spans of a hundred."""
-    assert Sampling() == Sampling(EVERY, SPAN) == Sampling(np.int64(10), np.int64(100))
-    assert type(Sampling(np.int64(10), np.int64(100)).every) is int
-    assert (EVERY, SPAN, FIRST) == (10, 100, 10)
