@@ -1,4 +1,4 @@
-"""The torch thermometer in other people's hands: hooks, wrappers, moved models, real packages."""
+"""The torch thermometer in other hands: hooks, subclasses, models that change."""
 
 import inspect
 import itertools
@@ -8,7 +8,8 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch_tools import draw, gradients, parameters
+from torch_meter_tools import same_readings
+from torch_tools import gradients, parameters
 
 from coolmomentum.torch import CoolMomentum, Thermometer
 
@@ -46,24 +47,12 @@ def reading_of(make, hook=None, *, first=False, steps=8, register="register_step
     return {"all": thermometer.read(), **thermometer.read("parameter")}
 
 
-def same(got, expected):
-    """Whether readings are the same, and how many steps they are of."""
-    assert got.keys() == expected.keys()
-    for key, reading in got.items():
-        assert reading == pytest.approx(expected[key], rel=1e-12, abs=1e-12, nan_ok=True), key
-    assert got["all"]["steps"] > 0
-    return True
-
-
-# --- gradients that go, and hooks in any order ----------------------------------------------------
-
-
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_gradients_dropped_by_a_hook(name, first):
     """zero_grad in a hook after the step changes no reading, whichever hook was there first."""
     dropped = reading_of(OPTIMIZERS[name], lambda o, *_: o.zero_grad(), first=first)
-    assert same(dropped, reading_of(OPTIMIZERS[name]))
+    assert same_readings(dropped, reading_of(OPTIMIZERS[name]))
 
 
 def dropping(kind):
@@ -155,7 +144,7 @@ def test_the_learning_rate_of_the_step_itself(name, first):
             group["lr"] = group["lr"] / 2
 
     expected = reading_of(OPTIMIZERS[name], halve, first=False)
-    assert same(reading_of(OPTIMIZERS[name], halve, first=first), expected)
+    assert same_readings(reading_of(OPTIMIZERS[name], halve, first=first), expected)
     (x,) = parameters((3,))
     optimizer = SGD([x], lr=torch.tensor(0.5), momentum=0.5)
     optimizer.register_step_post_hook(lambda o, *_: o.param_groups[0]["lr"].mul_(0.1))
@@ -191,7 +180,7 @@ def test_hooks_before_the_step_in_any_order(name):
                 p.grad = g
             optimizer.step()
         readings.append({"all": thermometer.read(), **thermometer.read("parameter")})
-    assert same(*readings)
+    assert same_readings(*readings)
     assert readings[0][1]["rescaled_temperature"] == 0
 
 
@@ -249,7 +238,7 @@ def test_a_plain_subclass_moves_as_its_parent(kind):
     subclass = type("Plain", (kind,), {})
     got = reading_of(lambda p: subclass(p, lr=0.05, **settings))
     assert not math.isnan(got["all"]["temperature"])
-    assert same(got, reading_of(lambda p: kind(p, lr=0.05, **settings)))
+    assert same_readings(got, reading_of(lambda p: kind(p, lr=0.05, **settings)))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -275,187 +264,6 @@ def test_what_a_subclass_does_around_the_step_of_its_parent_counts(fails):
     optimizer.step()
     reading = thermometer.read()
     assert (reading["steps"], reading["rescaled_temperature"]) == (1, pytest.approx(0.9**2))
-
-
-# --- wrappers -------------------------------------------------------------------------------------
-
-
-def trained(make_thermometer, model, optimizer, step):
-    """Readings of eight steps."""
-    thermometer = make_thermometer(optimizer)
-    for n in range(8):
-        optimizer.zero_grad()
-        step(model(draw(8, 3, dtype=torch.float32, seed=n)).square().mean())
-        optimizer.step()
-    return {"all": thermometer.read(), **thermometer.read("parameter")}
-
-
-def small():
-    """A model and its optimizer, the same each time."""
-    torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    return model, SGD(model.parameters(), lr=0.05, momentum=0.9)
-
-
-def plain():
-    """The readings without any wrapper."""
-    model, optimizer = small()
-    return trained(meter, model, optimizer, lambda loss: loss.backward())
-
-
-def meter(optimizer):
-    """A thermometer of every step."""
-    return Thermometer(optimizer, every=1, span=4)
-
-
-def test_accelerate():
-    """The wrapper that prepare gives back reads as the optimizer in it."""
-    accelerate = pytest.importorskip("accelerate")
-    accelerator = accelerate.Accelerator(cpu=True)
-    model, optimizer = accelerator.prepare(*small())
-    assert same(trained(meter, model, optimizer, accelerator.backward), plain())
-
-
-def test_made_before_accelerate_prepares():
-    """And so does one that was made before."""
-    accelerate = pytest.importorskip("accelerate")
-    accelerator = accelerate.Accelerator(cpu=True)
-    model, optimizer = small()
-    thermometer = meter(optimizer)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    got = trained(lambda _: thermometer, model, optimizer, accelerator.backward)
-    assert same(got, plain())
-
-
-def test_fabric():
-    """Fabric's optimizer poses as an SGD whose hooks do not run."""
-    fabric_module = pytest.importorskip("lightning_fabric")
-    fabric = fabric_module.Fabric(accelerator="cpu", devices=1)
-    model, optimizer = fabric.setup(*small())
-    assert isinstance(optimizer, SGD)
-    assert same(trained(meter, model, optimizer, fabric.backward), plain())
-
-
-def test_lightning():
-    """Those of a Trainer and of a module, whose gradients come in a closure, read the same."""
-    lightning = pytest.importorskip("pytorch_lightning")
-
-    class Module(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.model, self.optimizer = small()
-
-        def on_train_start(self):
-            """Of the wrapper and of what it wraps."""
-            self.thermometers = [meter(self.optimizers()), meter(self.trainer.optimizers[0])]
-
-        def training_step(self, batch, _):
-            """The loss."""
-            return self.model(batch).square().mean()
-
-        def configure_optimizers(self):
-            """The optimizer."""
-            return self.optimizer
-
-    module = Module()
-    data = torch.cat([draw(8, 3, dtype=torch.float32, seed=n) for n in range(8)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        lightning.Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        ).fit(module, torch.utils.data.DataLoader(data, batch_size=8))
-    for thermometer in module.thermometers:
-        got = {"all": thermometer.read(), **thermometer.read("parameter")}
-        for key, expected in plain().items():  # the first step of the closure is read from copies
-            assert got[key] == pytest.approx(expected, rel=1e-4, abs=1e-4, nan_ok=True)
-
-
-class Wrapper:
-    """What has an optimizer, and a step of its own."""
-
-    def __init__(self, **attributes):
-        vars(self).update(attributes)
-
-    def step(self):
-        """That of the optimizer."""
-
-
-def test_wrappers_in_wrappers():
-    """They are followed to the end."""
-    model, optimizer = small()
-    outer = Wrapper(optimizer=Wrapper(optimizer=optimizer))
-    assert Thermometer(outer)._optimizer is optimizer
-    del model
-
-
-@pytest.mark.parametrize(
-    ("attributes", "message"),
-    [({}, "Wrapper$"), ({"inner": None}, r"Wrapper; give its \.inner$")],
-)
-def test_what_to_give_instead(attributes, message):
-    """An error names the optimizer that steps, if there is one."""
-    wrapper = Wrapper(**dict.fromkeys(attributes, small()[1]))
-    start = r"^optimizer must be a torch\.optim\.Optimizer whose step calls its hooks: "
-    with pytest.raises(TypeError, match=start + message):
-        Thermometer(wrapper)
-
-
-class Unready(torch.optim.Optimizer):
-    """One whose constructor does not call that of torch."""
-
-    def __init__(self, params):
-        self.param_groups = [{"params": params}]
-
-    def step(self):
-        """Nothing."""
-
-
-def test_an_optimizer_without_hooks():
-    """It is refused at the start."""
-    with pytest.raises(TypeError, match="whose step calls its hooks: Unready"):
-        Thermometer(Unready(parameters((1,))))
-
-
-# --- real packages --------------------------------------------------------------------------------
-
-
-def made_by_packages():
-    """Optimizers of other packages, which torch's hooks reach."""
-    pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
-    schedulefree = pytest.importorskip("schedulefree")
-    return {
-        "lookahead": lambda p: pytorch_optimizer.Lookahead(SGD(p, lr=0.05, momentum=0.9), k=2),
-        "lion": lambda p: pytorch_optimizer.Lion(p, lr=0.05, weight_decay=0.0),
-        "schedule-free": lambda p: schedulefree.SGDScheduleFree(p, lr=0.05),
-    }
-
-
-@pytest.mark.parametrize("name", ["lookahead", "lion", "schedule-free"])
-def test_other_packages(name):
-    """The mean square is of all that the parameters did in the step; temperatures are not known."""
-    (x,) = params = parameters((4, 3))
-    optimizer = made_by_packages()[name](params)
-    if hasattr(optimizer, "train"):
-        optimizer.train()
-    thermometer = Thermometer(optimizer, every=1, span=2)
-    squares = []
-    for grads in gradients(params, 6):
-        before = x.detach().clone()
-        x.grad = grads[0]
-        optimizer.step()
-        squares.append(float((x.detach() - before).square().mean()))
-    reading = thermometer.read()
-    assert reading["steps"] == 6
-    assert reading["rescaled_temperature"] == pytest.approx(sum(squares) / 6, rel=1e-9)
-    assert math.isnan(reading["temperature"])
-
-
-# --- models that change ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", [0, 3])

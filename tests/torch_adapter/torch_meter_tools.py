@@ -1,5 +1,6 @@
-"""Optimizers of torch that the thermometer is tested on, and what each decays by."""
+"""Optimizers of torch that the thermometer is tested on, their decays; readings compared."""
 
+import pytest
 import torch
 
 from coolmomentum.torch import CoolMomentum
@@ -43,3 +44,15 @@ DECAYS = {
     "radam, decoupled": 0.5,
     "adafactor": 0.5,
 }
+
+
+def same_readings(got, expected):
+    """Whether readings are the same, and how many steps they are of."""
+    assert got.keys() == expected.keys()
+    for key, reading in got.items():
+        assert reading == pytest.approx(expected[key], rel=1e-12, abs=1e-12, nan_ok=True), key
+    assert got["all"]["steps"] > 0
+    return True
+
+
+# --- gradients that go, and hooks in any order ----------------------------------------------------
