@@ -439,7 +439,7 @@ class CoolMomentum(Optimizer):
 
     def _forced(self, every: list[TensorLists], steps: list[Coefficients]) -> list[TensorLists]:
         """The lists with other gradients, unscaled, to which the random forces were added."""
-        places = {p: i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
+        places = self._bath.places()
         scale = getattr(self, "grad_scale", None)
         forced = []
         for group, tensors, step in zip(self.param_groups, every, steps, strict=True):

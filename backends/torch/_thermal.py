@@ -1,6 +1,7 @@
 """A heat bath: the random force of the core, which CoolMomentum's step adds to its gradients."""
 
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from coolmomentum import _check
 from coolmomentum.thermal import Noise, bath_temperature, draw_key, random_force, random_force_scale
-from coolmomentum.torch._dynamics import unwrapped_cool_momentum
+from coolmomentum.torch._dynamics import unwrapped, unwrapped_cool_momentum
 from coolmomentum.torch._tensors import Coefficients, Group
 
 Kept = dict[int, tuple[int, Tensor]]  # by the place of a parameter: a step n, and its xi_n
@@ -26,13 +27,15 @@ class ThermalNoise:
 
     The normal numbers of a step depend on the seed, the place of the parameter among those of the
     optimizer, and the step counter. Nothing is added to checkpoints: a resumed run with the same
-    seed draws the same numbers, on the same kind of device. Replicas of DistributedDataParallel
-    draw the same; of a DTensor every process draws the whole and keeps its part. Where processes
-    have parameters of their own, as with ZeRO, give each a seed of its own.
+    seed draws the same numbers, on the same kind of device. Processes draw what one would: replicas
+    of DistributedDataParallel the same, of a DTensor each its part, with ZeroRedundancyOptimizer
+    each its parameters. Where they have parts of a parameter that nothing tells from replicas, as
+    with FullyShardedDataParallel, DeepSpeed or Megatron, give each part a seed of its own.
 
     Parameters
     ----------
-    optimizer : a CoolMomentum, or a wrapper of it, of Accelerate, Lightning or Fabric.
+    optimizer : a CoolMomentum, or a wrapper of it, of Accelerate, Lightning or Fabric; or the
+        ZeroRedundancyOptimizer that made it.
     temperature : of the bath, an energy in the unit of the loss, >= 0; or a function of the step.
         For a loss that is a mean over n data the posterior is at 1 / n.
     noise : "averaged" over two steps, exact on every quadratic; or "white", Eq. 17 as it stands.
@@ -70,7 +73,9 @@ class ThermalNoise:
         noise: Noise = "averaged",
         seed: int = 0,
     ) -> None:
-        inner = unwrapped_cool_momentum(optimizer)
+        # A ZeroRedundancyOptimizer has all parameters, and as .optim what steps some of them.
+        self._whole = unwrapped(optimizer)
+        inner = unwrapped_cool_momentum(getattr(self._whole, "optim", optimizer))
         if inner._bath is not None:
             raise ValueError("optimizer must have no other ThermalNoise: first call its remove()")
         if not callable(temperature):
@@ -80,6 +85,13 @@ class ThermalNoise:
         self.seed = _check.integer("seed", seed, 0)
         _check.one_of("noise", noise, get_args(Noise))
         self._kept: Kept = {}
+        if any([_is_a_nameless_part(param) for param in self.places()]):
+            warnings.warn(
+                "processes that have parts of one parameter by FullyShardedDataParallel draw the "
+                "same numbers by the same seed: give each part a seed of its own, or use "
+                "fully_shard, whose parts are known",
+                stacklevel=2,
+            )
         inner._bath = self
         self._optimizer = inner
 
@@ -111,6 +123,11 @@ class ThermalNoise:
             If a function of your own gives one that is negative or not finite.
         """
         return bath_temperature(self.temperature, step)
+
+    def places(self) -> dict[Tensor, int]:
+        """The parameters, those of other processes included, and the place of each."""
+        groups = [] if self._whole is None else self._whole.param_groups
+        return {param: i for i, param in enumerate(p for g in groups for p in g["params"])}
 
     # It draws by the number of the step, which a compiled step cannot know.
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not type it
@@ -157,3 +174,8 @@ class ThermalNoise:
         if not isinstance(like, DTensor):
             return whole
         return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _is_a_nameless_part(param: Tensor) -> bool:
+    """Whether FullyShardedDataParallel has marked it; nothing public tells its tensors apart."""
+    return getattr(param, "_fsdp_flattened", False)

@@ -3,6 +3,7 @@
 import collections
 import copy
 import io
+import itertools
 import math
 import warnings
 
@@ -382,6 +383,68 @@ def test_shards_are_parts_of_one_stream(tmp_path):
     for split, whole in results:
         np.testing.assert_array_equal(split, whole)
     assert results[0] == results[1]
+
+
+def zero(rank):
+    """Parameters after steps whose state is divided over two processes; nothing else is taken."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns, which here is no error
+
+    params = parameters(*SHAPES)
+    optimizer = ZeroRedundancyOptimizer(params, optimizer_class=CoolMomentum, **HOT)
+    ThermalNoise(optimizer, 1.5, seed=3)
+    for grads in gradients(params, 3):
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        optimizer.step()
+    other = ZeroRedundancyOptimizer(params, optimizer_class=torch.optim.SGD, lr=0.1)
+    with pytest.raises(TypeError, match=r"must be a coolmomentum\.torch\.CoolMomentum: SGD$"):
+        ThermalNoise(other, 1.5)
+    return [param.tolist() for param in params], len(optimizer.optim.param_groups[0]["params"])
+
+
+def test_processes_with_parameters_of_their_own_draw_what_one_does(tmp_path):
+    """With ZeroRedundancyOptimizer a parameter has the numbers of its place among all, to the bit.
+
+    Numbered in each process from 0, two parameters had the same numbers.
+    """
+    alone = parameters(*SHAPES)
+    walked(alone, gradients(alone, 3))
+    results = run_distributed(zero, tmp_path)
+    assert sum(held for _, held in results) == len(SHAPES)
+    assert all(held for _, held in results)
+    for params, _ in results:
+        assert params == [param.tolist() for param in alone]
+
+
+def flattened(rank):
+    """What a process has of a weight of FullyShardedDataParallel after steps, by seeds."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    results = {}
+    for use_orig_params, seeds in itertools.product([True, False], [(3, 3), (3, 4)]):
+        model = torch.nn.Linear(8, 8, bias=False)
+        torch.nn.init.zeros_(model.weight)
+        model = FullyShardedDataParallel(
+            model, device_id=torch.device("cpu"), use_orig_params=use_orig_params
+        )
+        (param,) = model.parameters()
+        optimizer = CoolMomentum([param], **HOT)
+        message = "FullyShardedDataParallel .* give each part a seed of its own, or use fully_shard"
+        with pytest.warns(UserWarning, match=message) as told:
+            ThermalNoise(optimizer, 1.5, seed=seeds[rank])
+        assert [each.filename for each in told] == [__file__]
+        param.grad = torch.zeros_like(param)
+        optimizer.step()
+        results[use_orig_params, seeds] = param.tolist()
+    return results
+
+
+def test_parts_that_look_like_replicas_are_said(tmp_path):
+    """One seed gives each part the same numbers, which would go unnoticed; two give others."""
+    ours, theirs = run_distributed(flattened, tmp_path)
+    for (how, seeds), numbers in ours.items():
+        assert len(numbers) == 32
+        assert (theirs[how, seeds] == numbers) == (seeds == (3, 3))
 
 
 def test_the_force_is_that_of_the_core():
