@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from coolmomentum.torch import CoolMomentum
+from coolmomentum.torch import CoolMomentum, Thermometer
 
 SETTINGS = {"lr": 0.1, "total_steps": 10, "rho0": 0.9, "weight_decay": 0.01}
 PATHS = {
@@ -256,3 +256,38 @@ def test_zero_resumes_bit_for_bit(tmp_path):
     for steps, equal in run_distributed(zero_resume_worker, tmp_path):
         assert steps == {BATCHES}
         assert equal == [True] * 6
+
+
+def zero_readings_worker(rank):
+    """Temperatures by ZeroRedundancyOptimizer, told its motion, and by CoolMomentum."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns, which here is no error
+
+    readings = []
+    settings = SETTINGS | {"total_steps": BATCHES}
+    told = {"rho": lambda group: group["cooling_rho"], "dt2": lambda group: group["lr"]}
+    for sharded_state in (True, False):
+        model = DistributedDataParallel(make_model())
+        if sharded_state:
+            optimizer = ZeroRedundancyOptimizer(
+                model.parameters(), optimizer_class=CoolMomentum, **settings
+            )
+        else:
+            optimizer = CoolMomentum(model.parameters(), **settings)
+        with Thermometer(optimizer, every=1, span=4, **told) as thermometer:
+            for batch in batches()[:, rank::2]:
+                optimizer.zero_grad()
+                model(batch).square().mean().backward()
+                optimizer.step()
+        readings.append(thermometer.read())
+    return readings
+
+
+def test_every_process_of_zero_reads_all_parameters(tmp_path):
+    """As docs/distributed.md says: a thermometer on the wrapper itself, with rho and dt2 told.
+
+    It compares copies where CoolMomentum has displacements, of some 1e-2 beside weights below 1:
+    float32's 2**-24 is 6e-6 of each, which means over 52 numbers and 12 steps average.
+    """
+    for sharded_state, whole in run_distributed(zero_readings_worker, tmp_path):
+        assert whole["temperature"] > 0
+        assert sharded_state == pytest.approx(whole, rel=1e-5, abs=1e-5, nan_ok=True)
