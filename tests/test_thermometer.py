@@ -290,6 +290,9 @@ def test_a_step_before_that_was_not_seen():
         }
 
 
+# --- pooling --------------------------------------------------------------------------------------
+
+
 steps = st.lists(
     st.tuples(*2 * [st.lists(st.floats(-1e3, 1e3, width=32), min_size=6, max_size=6)]),
     min_size=1,

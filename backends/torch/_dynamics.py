@@ -71,6 +71,13 @@ def unwrapped(optimizer: Any) -> Optimizer | None:
     return None
 
 
+def stepper_of(optimizer: Any) -> Any:
+    """A ZeroRedundancyOptimizer has all parameters; the CoolMomentum that steps some is .optim."""
+    inner = getattr(optimizer, "optim", None)
+    is_part = isinstance(inner, CoolMomentum) and not isinstance(optimizer, CoolMomentum)
+    return inner if is_part else optimizer
+
+
 def unwrapped_cool_momentum(optimizer: Any) -> CoolMomentum:
     """The CoolMomentum in a wrapper, or itself; else a TypeError."""
     inner = unwrapped(optimizer)
@@ -96,10 +103,11 @@ def settings_of(optimizer: Optimizer, group: Group, rho: Override, dt2: Override
 
 def bath_of(optimizer: Optimizer) -> thermometer.Bath | None:
     """The heat bath of the step that comes next, if there is one."""
-    bath = getattr(optimizer, "_bath", None) if uses_step_of(optimizer, CoolMomentum) else None
+    ours = stepper_of(optimizer)
+    bath = getattr(ours, "_bath", None) if uses_step_of(ours, CoolMomentum) else None
     if bath is None:
         return None
-    step = int(optimizer.param_groups[0]["cooling_step"])
+    step = int(ours.param_groups[0]["cooling_step"])
     return thermometer.Bath(bath.temperature_at(step), bath.noise)
 
 
@@ -112,8 +120,9 @@ def snapshot(value: Any) -> Any:
 
 def dynamics_of(optimizer: Optimizer, group: Group) -> thermometer.Dynamics:
     """Adam's masses are taken as constant within the step."""
-    if uses_step_of(optimizer, CoolMomentum):
-        return thermometer.Dynamics(group["cooling_rho"], scalar(group["lr"]))
+    if uses_step_of(stepper_of(optimizer), CoolMomentum):
+        # A group that was just added to a ZeroRedundancyOptimizer has no rho before it steps.
+        return thermometer.Dynamics(group.get("cooling_rho"), scalar(group["lr"]))
     if uses_step_of(optimizer, SGD) and not group["nesterov"]:
         return thermometer.sgd(scalar(group["lr"]), group["momentum"], group["dampening"])
     if uses_step_of(optimizer, Adam):  # AdamW is one, with decoupled_weight_decay

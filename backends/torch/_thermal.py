@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from coolmomentum import _check
 from coolmomentum.thermal import Noise, bath_temperature, draw_key, random_force, random_force_scale
-from coolmomentum.torch._dynamics import unwrapped, unwrapped_cool_momentum
+from coolmomentum.torch._dynamics import stepper_of, unwrapped, unwrapped_cool_momentum
 from coolmomentum.torch._tensors import Coefficients, Group
 
 Kept = dict[int, tuple[int, Tensor]]  # by the place of a parameter: a step n, and its xi_n
@@ -30,12 +30,13 @@ class ThermalNoise:
     seed draws the same numbers, on the same kind of device. Processes draw what one would: replicas
     of DistributedDataParallel the same, of a DTensor each its part, with ZeroRedundancyOptimizer
     each its parameters. Where they have parts of a parameter that nothing tells from replicas, as
-    with FullyShardedDataParallel, DeepSpeed or Megatron, give each part a seed of its own.
+    with FullyShardedDataParallel, DeepSpeed or Megatron, give each part a seed of its own, and
+    processes with the same part the same.
 
     Parameters
     ----------
     optimizer : a CoolMomentum, or a wrapper of it, of Accelerate, Lightning or Fabric; or the
-        ZeroRedundancyOptimizer that made it.
+        ZeroRedundancyOptimizer that made it, itself and not its ``.optim``.
     temperature : of the bath, an energy in the unit of the loss, >= 0; or a function of the step.
         For a loss that is a mean over n data the posterior is at 1 / n.
     noise : "averaged" over two steps, exact on every quadratic; or "white", Eq. 17 as it stands.
@@ -73,9 +74,10 @@ class ThermalNoise:
         noise: Noise = "averaged",
         seed: int = 0,
     ) -> None:
-        # A ZeroRedundancyOptimizer has all parameters, and as .optim what steps some of them.
-        self._whole = unwrapped(optimizer)
-        inner = unwrapped_cool_momentum(getattr(self._whole, "optim", optimizer))
+        whole = unwrapped(optimizer)
+        inner = stepper_of(whole)
+        if whole is None or inner is whole:
+            whole = inner = unwrapped_cool_momentum(optimizer)
         if inner._bath is not None:
             raise ValueError("optimizer must have no other ThermalNoise: first call its remove()")
         if not callable(temperature):
@@ -85,15 +87,15 @@ class ThermalNoise:
         self.seed = _check.integer("seed", seed, 0)
         _check.one_of("noise", noise, get_args(Noise))
         self._kept: Kept = {}
-        if any([_is_a_nameless_part(param) for param in self.places()]):
+        self._optimizer, self._whole = inner, whole
+        if any([_may_be_a_part(param) for param in self.places()]):
             warnings.warn(
-                "processes that have parts of one parameter by FullyShardedDataParallel draw the "
-                "same numbers by the same seed: give each part a seed of its own, or use "
-                "fully_shard, whose parts are known",
+                "parts of a parameter of FullyShardedDataParallel look like whole ones, and draw "
+                "the same numbers by one seed: see to it that each part has a seed of its own, and "
+                "processes with the same part the same; or use fully_shard, whose parts are known",
                 stacklevel=2,
             )
         inner._bath = self
-        self._optimizer = inner
 
     def remove(self) -> None:
         """Take the force away from the steps that follow."""
@@ -126,8 +128,15 @@ class ThermalNoise:
 
     def places(self) -> dict[Tensor, int]:
         """The parameters, those of other processes included, and the place of each."""
-        groups = [] if self._whole is None else self._whole.param_groups
-        return {param: i for i, param in enumerate(p for g in groups for p in g["params"])}
+        places = {param: place for place, param in enumerate(_params_of(self._whole))}
+        if self._whole is not self._optimizer and not places.keys() >= {
+            *_params_of(self._optimizer)
+        }:
+            raise RuntimeError(
+                "optimizer must have in its param_groups all that its .optim steps: "
+                f"{type(self._whole).__name__}"
+            )
+        return places
 
     # It draws by the number of the step, which a compiled step cannot know.
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not type it
@@ -176,6 +185,10 @@ class ThermalNoise:
         return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _is_a_nameless_part(param: Tensor) -> bool:
+def _params_of(optimizer: Optimizer) -> list[Tensor]:
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def _may_be_a_part(param: Tensor) -> bool:
     """Whether FullyShardedDataParallel has marked it; nothing public tells its tensors apart."""
-    return getattr(param, "_fsdp_flattened", False)
+    return getattr(param, "_fsdp_flattened", False) and torch.distributed.get_world_size() > 1

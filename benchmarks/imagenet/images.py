@@ -57,7 +57,7 @@ class Source:
 
     images: int
     classes: int
-    pieces: Callable[[int | None, int], Dataset]
+    pieces: Callable[[int | None, Tensor], Dataset]
     at: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
@@ -235,7 +235,7 @@ def _stream(source: Source, seed: int, position: int) -> Dataset:
         return numbers.map(shuffled, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     first, seen = divmod(position, source.images)
 
-    def of_pass(number: Tensor) -> Dataset:
+    def pieces_of(number: Tensor) -> Dataset:
         # Dataset.shuffle mixes the global seed into its own, and fails at a global seed of 0, which
         # keras.utils.set_random_seed(0) sets. In here it reads that of this function's graph.
         tf.compat.v1.set_random_seed(1)
@@ -243,7 +243,7 @@ def _stream(source: Source, seed: int, position: int) -> Dataset:
 
     # A pass after the other, each made when its turn comes.
     passes = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
-    stream = passes.flat_map(of_pass).skip(seen)
+    stream = passes.flat_map(pieces_of).skip(seen)
     numbers = tf.data.Dataset.range(position, np.iinfo(np.int64).max)
     zipped = tf.data.Dataset.zip((numbers, stream))
     return zipped.map(lambda number, piece: (number, *piece))
@@ -274,7 +274,7 @@ def _in_memory(contents: dict[str, list[bytes]], images: int | None, path: str) 
 
 
 def _at_random(images: int, classes: int, at: Callable[[Tensor], Any]) -> Source:
-    def pieces(seed: int | None, number: int) -> Dataset:
+    def pieces(seed: int | None, number: Tensor) -> Dataset:
         if seed is not None:
             raise ValueError(f"seed must be None, as positions are shuffled instead: {seed}")
         return tf.data.Dataset.range(images).map(at, num_parallel_calls=tf.data.AUTOTUNE)
@@ -346,7 +346,7 @@ def _tfrecords(files: list[str], images: int | None) -> Source:
         images = sum(1 for _ in tf.data.TFRecordDataset(files))
     total = images
 
-    def pieces(seed: int | None, number: int) -> Dataset:
+    def pieces(seed: int | None, number: Tensor) -> Dataset:
         paths = tf.data.Dataset.from_tensor_slices(files)
         if seed is None:
             return paths.flat_map(tf.data.TFRecordDataset).map(_parsed)

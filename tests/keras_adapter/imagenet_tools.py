@@ -1,4 +1,4 @@
-"""A small network in the place of EfficientNet-B0, and its averages written in NumPy."""
+"""A small network in the place of EfficientNet-B0, its averages in NumPy, and TFRecords."""
 
 import keras
 import numpy as np

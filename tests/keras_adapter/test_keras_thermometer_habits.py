@@ -181,6 +181,9 @@ def test_validation_and_early_stopping_are_no_steps():
     assert thermometer.read()["steps"] == 3
 
 
+# --- the first readings ---------------------------------------------------------------------------
+
+
 def test_short_epochs_are_read_from_the_first_on(tmp_path):
     """Four steps at every=10 have a temperature; the log has no reading that does not exist."""
     file, thermometer = tmp_path / "log.csv", Thermometer()

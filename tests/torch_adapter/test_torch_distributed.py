@@ -1,4 +1,6 @@
-"""Two gloo processes train as one does on the same global batch: DDP, FSDP2 and its checkpoints."""
+"""Two gloo processes train as one does on the same global batch: DDP, FSDP2, ZeRO, checkpoints."""
+
+import math
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from coolmomentum.torch import CoolMomentum, Thermometer
+from coolmomentum.torch import CoolMomentum, ThermalNoise, Thermometer
 
 SETTINGS = {"lr": 0.1, "total_steps": 10, "rho0": 0.9, "weight_decay": 0.01}
 PATHS = {
@@ -259,35 +261,38 @@ def test_zero_resumes_bit_for_bit(tmp_path):
 
 
 def zero_readings_worker(rank):
-    """Temperatures by ZeroRedundancyOptimizer, told its motion, and by CoolMomentum."""
+    """Readings by ZeroRedundancyOptimizer and by CoolMomentum, without a bath and in one."""
     from torch.distributed.optim import ZeroRedundancyOptimizer  # warns, which here is no error
 
-    readings = []
-    settings = SETTINGS | {"total_steps": BATCHES}
-    told = {"rho": lambda group: group["cooling_rho"], "dt2": lambda group: group["lr"]}
-    for sharded_state in (True, False):
+    def reading(heated, make, **settings):
         model = DistributedDataParallel(make_model())
-        if sharded_state:
-            optimizer = ZeroRedundancyOptimizer(
-                model.parameters(), optimizer_class=CoolMomentum, **settings
-            )
-        else:
-            optimizer = CoolMomentum(model.parameters(), **settings)
-        with Thermometer(optimizer, every=1, span=4, **told) as thermometer:
+        optimizer = make(model.parameters(), **settings, **SETTINGS | {"total_steps": BATCHES})
+        if heated:
+            ThermalNoise(optimizer, 0.01)
+        with Thermometer(optimizer, every=1, span=4) as thermometer:
             for batch in batches()[:, rank::2]:
                 optimizer.zero_grad()
                 model(batch).square().mean().backward()
                 optimizer.step()
-        readings.append(thermometer.read())
-    return readings
+        return thermometer.read()
+
+    return [
+        (
+            reading(heated, ZeroRedundancyOptimizer, optimizer_class=CoolMomentum),
+            reading(heated, CoolMomentum),
+        )
+        for heated in (False, True)
+    ]
 
 
 def test_every_process_of_zero_reads_all_parameters(tmp_path):
-    """As docs/distributed.md says: a thermometer on the wrapper itself, with rho and dt2 told.
+    """A thermometer on the wrapper knows motion and bath of the optimizer in it.
 
     It compares copies where CoolMomentum has displacements, of some 1e-2 beside weights below 1:
     float32's 2**-24 is 6e-6 of each, which means over 52 numbers and 12 steps average.
     """
-    for sharded_state, whole in run_distributed(zero_readings_worker, tmp_path):
-        assert whole["temperature"] > 0
-        assert sharded_state == pytest.approx(whole, rel=1e-5, abs=1e-5, nan_ok=True)
+    for pairs in run_distributed(zero_readings_worker, tmp_path):
+        for (divided, whole), heated in zip(pairs, (False, True), strict=True):
+            assert whole["temperature"] > 0
+            assert math.isnan(whole["bath_ratio"]) == (not heated)
+            assert divided == pytest.approx(whole, rel=1e-5, abs=1e-5, nan_ok=True)

@@ -3,14 +3,11 @@
 import collections
 import copy
 import io
-import itertools
 import math
 import warnings
 
-import numpy as np
 import pytest
 import torch
-from distributed_tools import run_distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_tools import PATHS, draw, gradients, parameters, same, wrapped
 
@@ -357,94 +354,44 @@ def test_it_warns_of_a_walk_hotter_than_its_bath():
         assert reading(4.0, noise="white")["bath_ratio"] == pytest.approx(2, rel=0.01)
 
 
-# --- several processes ----------------------------------------------------------------------------
+class Whole(torch.optim.Optimizer):
+    """In place of a ZeroRedundancyOptimizer: all parameters, and the optimizer of some."""
+
+    def __init__(self, params, optim):
+        super().__init__(params, {})
+        self.optim = optim
 
 
-def sharded(rank):
-    """A step of a parameter that is split over two processes, and of the whole on each."""
-    from torch.distributed.tensor import Shard, distribute_tensor
-
-    mesh = torch.distributed.init_device_mesh("cpu", (2,))
-    start = torch.arange(14.0).reshape(7, 2)
-    split = torch.nn.Parameter(distribute_tensor(start, mesh, [Shard(0)]))
-    whole = torch.nn.Parameter(start.clone())
-    for param in (split, whole):
-        optimizer = CoolMomentum([param], **HOT)
-        ThermalNoise(optimizer, 1.0, seed=5)
-        for _ in range(3):
-            param.grad = torch.zeros_like(param)
-            optimizer.step()
-    return split.detach().full_tensor().tolist(), whole.detach().tolist()
-
-
-def test_shards_are_parts_of_one_stream(tmp_path):
-    """Each of two processes has its part of the numbers that one draws; replicas are equal."""
-    results = run_distributed(sharded, tmp_path)
-    for split, whole in results:
-        np.testing.assert_array_equal(split, whole)
-    assert results[0] == results[1]
+def test_a_wrapper_has_the_parameters_that_it_steps():
+    """Else nothing is heated, and a step in which one is missing says so and moves nothing."""
+    params = parameters((3,), (3,))
+    inner = CoolMomentum(params, **HOT)
+    message = "^optimizer must have in its param_groups all that its .optim steps: Whole$"
+    with pytest.raises(RuntimeError, match=message):
+        ThermalNoise(Whole(params[:1], inner), 1.5)
+    whole = Whole(params, inner)
+    ThermalNoise(whole, 1.5)  # so there is no other
+    whole.param_groups[0]["params"] = params[1:]
+    before = [param.detach().clone() for param in params]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(RuntimeError, match=message):
+        inner.step()
+    assert same(params, before)
 
 
-def zero(rank):
-    """Parameters after steps whose state is divided over two processes; nothing else is taken."""
-    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns, which here is no error
+def test_an_attribute_of_that_name_is_the_users_own():
+    """An optimizer of ours is heated itself, whatever a subclass calls optim."""
 
-    params = parameters(*SHAPES)
-    optimizer = ZeroRedundancyOptimizer(params, optimizer_class=CoolMomentum, **HOT)
-    ThermalNoise(optimizer, 1.5, seed=3)
-    for grads in gradients(params, 3):
-        for param, grad in zip(params, grads, strict=True):
-            param.grad = grad
-        optimizer.step()
-    other = ZeroRedundancyOptimizer(params, optimizer_class=torch.optim.SGD, lr=0.1)
-    with pytest.raises(TypeError, match=r"must be a coolmomentum\.torch\.CoolMomentum: SGD$"):
-        ThermalNoise(other, 1.5)
-    return [param.tolist() for param in params], len(optimizer.optim.param_groups[0]["params"])
+    class Own(CoolMomentum):
+        optim = "mine"
 
-
-def test_processes_with_parameters_of_their_own_draw_what_one_does(tmp_path):
-    """With ZeroRedundancyOptimizer a parameter has the numbers of its place among all, to the bit.
-
-    Numbered in each process from 0, two parameters had the same numbers.
-    """
-    alone = parameters(*SHAPES)
-    walked(alone, gradients(alone, 3))
-    results = run_distributed(zero, tmp_path)
-    assert sum(held for _, held in results) == len(SHAPES)
-    assert all(held for _, held in results)
-    for params, _ in results:
-        assert params == [param.tolist() for param in alone]
-
-
-def flattened(rank):
-    """What a process has of a weight of FullyShardedDataParallel after steps, by seeds."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    results = {}
-    for use_orig_params, seeds in itertools.product([True, False], [(3, 3), (3, 4)]):
-        model = torch.nn.Linear(8, 8, bias=False)
-        torch.nn.init.zeros_(model.weight)
-        model = FullyShardedDataParallel(
-            model, device_id=torch.device("cpu"), use_orig_params=use_orig_params
-        )
-        (param,) = model.parameters()
-        optimizer = CoolMomentum([param], **HOT)
-        message = "FullyShardedDataParallel .* give each part a seed of its own, or use fully_shard"
-        with pytest.warns(UserWarning, match=message) as told:
-            ThermalNoise(optimizer, 1.5, seed=seeds[rank])
-        assert [each.filename for each in told] == [__file__]
-        param.grad = torch.zeros_like(param)
-        optimizer.step()
-        results[use_orig_params, seeds] = param.tolist()
-    return results
-
-
-def test_parts_that_look_like_replicas_are_said(tmp_path):
-    """One seed gives each part the same numbers, which would go unnoticed; two give others."""
-    ours, theirs = run_distributed(flattened, tmp_path)
-    for (how, seeds), numbers in ours.items():
-        assert len(numbers) == 32
-        assert (theirs[how, seeds] == numbers) == (seeds == (3, 3))
+    (x,) = parameters((3,))
+    optimizer = Own([x], **HOT)
+    ThermalNoise(optimizer, 1.5)
+    x.grad = torch.zeros_like(x)
+    optimizer.step()
+    assert x.detach().ne(parameters((3,))[0].detach()).all()
 
 
 def test_the_force_is_that_of_the_core():

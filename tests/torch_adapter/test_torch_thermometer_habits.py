@@ -47,6 +47,9 @@ def reading_of(make, hook=None, *, first=False, steps=8, register="register_step
     return {"all": thermometer.read(), **thermometer.read("parameter")}
 
 
+# --- gradients that go, and hooks in any order ----------------------------------------------------
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_gradients_dropped_by_a_hook(name, first):
@@ -264,6 +267,9 @@ def test_what_a_subclass_does_around_the_step_of_its_parent_counts(fails):
     optimizer.step()
     reading = thermometer.read()
     assert (reading["steps"], reading["rescaled_temperature"]) == (1, pytest.approx(0.9**2))
+
+
+# --- models that change ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", [0, 3])

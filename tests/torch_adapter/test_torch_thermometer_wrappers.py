@@ -158,6 +158,9 @@ def test_an_optimizer_without_hooks():
 # --- real packages --------------------------------------------------------------------------------
 
 
+# --- real packages --------------------------------------------------------------------------------
+
+
 def made_by_packages():
     """Optimizers of other packages, which torch's hooks reach."""
     pytorch_optimizer = pytest.importorskip("pytorch_optimizer")

@@ -53,6 +53,3 @@ def same_readings(got, expected):
         assert reading == pytest.approx(expected[key], rel=1e-12, abs=1e-12, nan_ok=True), key
     assert got["all"]["steps"] > 0
     return True
-
-
-# --- gradients that go, and hooks in any order ----------------------------------------------------
