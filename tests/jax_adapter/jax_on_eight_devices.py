@@ -305,7 +305,10 @@ def test_an_imported_state_lies_where_the_old_did(kind, jit):
     place = NamedSharding(mesh, P("x"))
     state = TX.init({"w": jax.device_put(jnp.zeros(16), place)})
     saved = PortableState(3, SCHEDULE, 0.1, 0.1, {"w": np.arange(16.0)})
-    load = lambda state: import_state(state, saved)  # noqa: E731
+
+    def load(state):
+        return import_state(state, saved)
+
     new = (jax.jit(load) if jit else load)(state)
     assert new.displacement["w"].sharding.is_equivalent_to(place, 1)
     np.testing.assert_array_equal(new.displacement["w"], np.arange(16.0))

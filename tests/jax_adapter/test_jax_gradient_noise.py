@@ -98,8 +98,13 @@ def near(exact):
 def test_a_learning_rate_of_sgd_that_changes_fast_does_not_matter():
     """The displacements of optax.sgd are its momentum times the learning rate, which it forgets."""
     given = gradients()
-    rate = lambda n: 0.1 / (1 + n)  # noqa: E731
-    dt2 = lambda n: learning_rate_from_sgd(rate(n), 0.9)  # noqa: E731
+
+    def rate(n):
+        return 0.1 / (1 + n)
+
+    def dt2(n):
+        return learning_rate_from_sgd(rate(n), 0.9)
+
     tx = optax.chain(optax.sgd(rate, 0.9), thermometer(dt2, 0.9, **NOISE))
     assert of_noise(walk(tx, given)) == near(expected(given))
 
@@ -107,7 +112,10 @@ def test_a_learning_rate_of_sgd_that_changes_fast_does_not_matter():
 def test_a_warm_up_from_0_does_not_matter():
     """A block with a step of learning rate 0 is left out: the first of eleven."""
     given = gradients(44)
-    rate = lambda n: 0.1 * (n >= 3)  # noqa: E731
+
+    def rate(n):
+        return 0.1 * (n >= 3)
+
     schedule = CoolingSchedule(10**6, 0.9, "constant")
     tx = optax.chain(cool_momentum(rate, schedule=schedule), thermometer(rate, schedule, **NOISE))
     state = walk(tx, given)

@@ -1,6 +1,7 @@
 """JAX's own modes change nothing: strict promotion, NaN debugging, no jit, keys and Variables."""
 
 import contextlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ PARAMS = {
     "index": jnp.arange(2),
     "on": jnp.array([True]),
 }
-strict = lambda: jax.numpy_dtype_promotion("strict")  # noqa: E731
+strict = partial(jax.numpy_dtype_promotion, "strict")
 
 
 def trace(tx, params, jit):
@@ -96,7 +97,7 @@ def test_strict_promotion_changes_no_bit_in_float64(make):
 def test_strict_promotion_with_an_accumulator_of_another_dtype(accumulator):
     """The gradients are widened, not refused."""
     params = {"half": jnp.ones(3, jnp.float16)}
-    make = lambda: cool_momentum(0.1, 6, 0.9, accumulator_dtype=accumulator)  # noqa: E731
+    make = partial(cool_momentum, 0.1, 6, 0.9, accumulator_dtype=accumulator)
     expected = trace(make(), params, jit=True)
     with strict():
         assert same(trace(make(), params, jit=True), expected)
@@ -214,7 +215,10 @@ def test_a_typed_key_among_the_leaves_does_not_move(jit, gradient, accumulator):
 )
 def test_numbers_may_be_arrays_or_variables_of_nnx(box):
     """A Variable can be called, but is no schedule: its value is the number."""
-    number = lambda x: box(jnp.asarray(x))  # noqa: E731
+
+    def number(x):
+        return box(jnp.asarray(x))
+
     plain = cool_momentum(0.25, 8, 0.75, law="linear", warmup_steps=1, hold_steps=2)
     tx = cool_momentum(
         number(0.25),

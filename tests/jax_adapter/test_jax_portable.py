@@ -132,7 +132,9 @@ def trained(train, steps, partitioned):
 
     @jax.jit
     def step(train):
-        loss = lambda params: jnp.mean((net.apply({"params": params}, X) - Y) ** 2)  # noqa: E731
+        def loss(params):
+            return jnp.mean((net.apply({"params": params}, X) - Y) ** 2)
+
         return train.apply_gradients(grads=jax.grad(loss)(train.params))
 
     for _ in range(steps):
@@ -145,7 +147,10 @@ def trained(train, steps, partitioned):
 def test_a_train_state_goes_on_with_or_without_partitioning(source, target):
     """The names are the same, and the run is the one that did not stop, to the bit."""
     nets = {boxed: Net(boxed).init(jax.random.key(1), X)["params"] for boxed in (False, True)}
-    make = lambda boxed: TrainState.create(apply_fn=None, params=nets[boxed], tx=TX)  # noqa: E731
+
+    def make(boxed):
+        return TrainState.create(apply_fn=None, params=nets[boxed], tx=TX)
+
     half = trained(make(source), 7, source)
     saved = export_state(half, 0.1, COOLING)
     assert saved.displacements.keys() == {"Dense_0.kernel", "Dense_0.bias"}

@@ -144,9 +144,9 @@ def test_a_learning_rate_in_a_variable_is_read_in_each_step():
     rate[...] = jnp.asarray(0.25)
     _, state = tx.update(x, reset(state), x)
     assert read(state)["temperature"] == 4.0
-    number = lambda y: nnx.Variable(jnp.asarray(y))  # noqa: E731
     plain = adam_thermometer(optax.adam(0.1), 0.1)
-    boxed = adam_thermometer(optax.adam(0.1), *map(number, (0.1, 0.9, 0.999, 1e-8)))
+    numbers = [nnx.Variable(jnp.asarray(y)) for y in (0.1, 0.9, 0.999, 1e-8)]
+    boxed = adam_thermometer(optax.adam(0.1), *numbers)
     near(*(read(tx.update(x, tx.init(x), x)[1]) for tx in (boxed, plain)))
 
 
@@ -172,8 +172,11 @@ def mixed_walk(tx):
     """The readings of a few steps of leaves of every kind, at the end of two spans."""
     state, update = tx.init(MIXED), jax.jit(tx.update)
     for n in range(1, 5):
-        step = lambda x, n=n: x / n if jnp.issubdtype(x.dtype, jnp.inexact) else x  # noqa: E731
-        moves = {name: step(x) for name, x in MIXED.items() if name != "key"}
+        moves = {
+            name: x / n if jnp.issubdtype(x.dtype, jnp.inexact) else x
+            for name, x in MIXED.items()
+            if name != "key"
+        }
         _, state = update(moves | {"key": None}, state, MIXED)
     return [read(state), *read(state, "parameter").values()]
 
@@ -218,7 +221,10 @@ def test_nan_debugging_finds_no_nan_in_adam(jit, make):
 def test_injected_settings_in_the_dtype_of_the_parameters(dtype):
     """Strict or not: powers of two are exact in each of them."""
     x = jnp.ones(2, dtype)
-    make = lambda rate, rho: thermometer(rate, rho)  # noqa: E731
+
+    def make(rate, rho):
+        return thermometer(rate, rho)
+
     tx = optax.inject_hyperparams(make)(rate=0.25, rho=0.5)
     with jax.numpy_dtype_promotion("strict"):
         _, state = jax.jit(tx.update)(x, tx.init(x), x)

@@ -197,7 +197,10 @@ BLOCK_NAMES = [f"{x}/{y}" for x in ("inner", "outer") for y in ("bias", "kernel"
 def grads_of(params, steps=5):
     """Random gradients of any parameters."""
     random = np.random.default_rng(0)
-    make = lambda x: jnp.asarray(random.standard_normal(x.shape), x.dtype)  # noqa: E731
+
+    def make(x):
+        return jnp.asarray(random.standard_normal(x.shape), x.dtype)
+
     return [jax.tree.map(make, params) for _ in range(steps)]
 
 

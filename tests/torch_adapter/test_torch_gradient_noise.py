@@ -282,7 +282,10 @@ def passes(optimizer_of, **settings):
 
 def test_without_it_no_pass_is_made_and_with_it_only_around_a_measured_step():
     """Three copies before, and in the measured step three gradients, their mean and 7 products."""
-    make = lambda x: torch.optim.SGD([x], 0.1, momentum=0.9, foreach=False)  # noqa: E731
+
+    def make(x):
+        return torch.optim.SGD([x], 0.1, momentum=0.9, foreach=False)
+
     plain, off, on = (
         passes(make, every=10, **told)
         for told in ({}, {"gradient_noise": False}, {"gradient_noise": True, "batch_size": 8})

@@ -222,17 +222,18 @@ def trained(model, optimizer, data):
 def distributed_worker(rank):
     """DDP, and fully_shard with uneven and empty shards, against one process."""
     for name in DISTRIBUTED:
-        model = make_model()
-        alone = trained(model, OPTIMIZERS[name](model.parameters()), batches())
+        model = make_model().double()
+        alone = trained(model, OPTIMIZERS[name](model.parameters()), batches().double())
         for wrap in (DistributedDataParallel, sharded):
-            model = wrap(make_model())
-            readings = trained(model, OPTIMIZERS[name](model.parameters()), batches()[:, rank::2])
+            model = wrap(make_model().double())
+            data = batches()[:, rank::2].double()
+            readings = trained(model, OPTIMIZERS[name](model.parameters()), data)
             assert readings.keys() == alone.keys()
             for key, expected in alone.items():
                 for reading in ("rescaled_temperature", "temperature", "correlation", "freeze_out"):
-                    # 12 steps of some 20 float32 roundings, which Adam and RMSprop divide by
-                    # gradients a hundred times smaller.
-                    close = pytest.approx(expected[reading], rel=0.01, abs=0.01)
+                    # 12 steps of some 20 roundings, divided by gradients a hundred times smaller.
+                    bound = 12 * 20 * 100 * 2**-53
+                    close = pytest.approx(expected[reading], rel=bound, abs=bound)
                     assert readings[key][reading] == close, (name, key, reading)
 
 
