@@ -46,7 +46,8 @@ class ThermalNoise:
     ------
     TypeError, ValueError
         If an argument is out of range. The step raises RuntimeError if it is capturable, because a
-        captured graph would draw the same numbers again and again; and if its lr requires grad.
+        captured graph would draw the same numbers again and again; if its lr requires grad; and, as
+        the constructor, if a ZeroRedundancyOptimizer lacks a parameter that its ``.optim`` steps.
 
     Examples
     --------
